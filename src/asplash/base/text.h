@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+/// Small helpers for messages and tables.
+namespace asplash {
+
+/// 1234567 -> "1.23 M"; 950 -> "950".
+std::string human_count(double value);
+/// Bytes with binary units: 1536 -> "1.5 KiB".
+std::string human_bytes(double bytes);
+/// Seconds as "12 s", "3:05 min" or "2:03:10 h".
+std::string human_duration(double seconds);
+/// A number with thousands separated: 1234567 -> "1,234,567".
+std::string grouped(int64_t value);
+/// printf with one double: fixed("%.2f", x).
+std::string fixed(double value, int digits);
+
+/// The candidate closest to `word` by edit distance, or "" where none is near (distance over a third of its
+/// length, at least 2).
+std::string nearest(const std::string& word, const std::vector<std::string>& candidates);
+
+/// Joins with a separator.
+std::string join(const std::vector<std::string>& parts, const std::string& separator);
+
+/// A plain-text table: the first row is the header; columns whose cells are numbers are right-aligned.
+std::string table(const std::vector<std::vector<std::string>>& rows);
+
+/// True if the bytes are valid UTF-8.
+bool is_valid_utf8(const std::string& bytes);
+
+}  // namespace asplash

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "asplash/base/error.h"
+#include "asplash/config/fields.h"
+
+namespace asplash::config {
+
+/// All problems of one configuration, one per line: "configs/x.yaml:14: train.micro_batch: ...".
+class ConfigError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Calls a struct's describe(); what load() and print() need of it.
+using Describe = std::function<void(Fields&)>;
+
+/// Reads `path` (its `base:` file first, relative to the file that names it; chains allowed, cycles refused),
+/// applies `overrides` ("optim.lr=3e-4", values in YAML syntax) and fills the struct behind `describe`.
+/// Throws ConfigError listing every problem: unknown keys (with the nearest valid name), wrong types, values
+/// out of range, duplicate keys, failed checks, bad overrides; file, line and key named for each.
+void load(const std::string& path, const std::vector<std::string>& overrides, const Describe& describe);
+
+/// The same from text; `name` stands for the file in messages.
+void load_text(const std::string& text, const std::string& name, const std::vector<std::string>& overrides,
+               const Describe& describe);
+
+/// The struct as YAML that load() reads back to equal values; with_docs adds each field's documentation as
+/// a comment.
+std::string print(const Describe& describe, bool with_docs = false);
+
+/// Dotted key and both values for each field that differs: "optim.lr: 0.001 -> 0.0003".
+std::vector<std::string> differences(const Describe& before, const Describe& after);
+
+template <class Struct>
+Describe describing(Struct& value) {
+  return [&value](Fields& fields) { value.describe(fields); };
+}
+
+}  // namespace asplash::config

@@ -1,0 +1,64 @@
+# How this project's own targets are made: warnings, sanitizers, precompiled header, tests.
+
+set(ASPLASH_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
+if(ASPLASH_WERROR)
+  list(APPEND ASPLASH_WARNINGS -Werror)
+endif()
+
+set(CMAKE_BUILD_RPATH "${Libtorch_LIBRARY_DIR}")
+set(CMAKE_INSTALL_RPATH "${Libtorch_LIBRARY_DIR}")
+
+function(asplash_options target)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${ASPLASH_WARNINGS}>)
+  target_include_directories(${target} PUBLIC "${PROJECT_SOURCE_DIR}/src")
+  if(ASPLASH_SANITIZE)
+    target_compile_options(${target} PUBLIC
+      $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${ASPLASH_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+    target_link_options(${target} PUBLIC -fsanitize=${ASPLASH_SANITIZE})
+  endif()
+endfunction()
+
+# The one precompiled header: libtorch takes seconds to parse, so every target that uses it shares this.
+add_library(asplash_torch_pch OBJECT "${PROJECT_SOURCE_DIR}/third_party/torch_pch.cpp")
+target_link_libraries(asplash_torch_pch PUBLIC Libtorch::Libtorch)
+asplash_options(asplash_torch_pch)
+target_precompile_headers(asplash_torch_pch PRIVATE "${PROJECT_SOURCE_DIR}/third_party/torch_pch.h")
+
+# asplash_library(NAME room [TORCH] SOURCES ... LINK ...): static library asplash_<room>.
+function(asplash_library)
+  cmake_parse_arguments(ARG "TORCH" "NAME" "SOURCES;LINK" ${ARGN})
+  add_library(asplash_${ARG_NAME} STATIC ${ARG_SOURCES})
+  asplash_options(asplash_${ARG_NAME})
+  target_link_libraries(asplash_${ARG_NAME} PUBLIC ${ARG_LINK})
+  if(ARG_TORCH)
+    target_link_libraries(asplash_${ARG_NAME} PUBLIC Libtorch::Libtorch)
+    target_precompile_headers(asplash_${ARG_NAME} REUSE_FROM asplash_torch_pch)
+  endif()
+endfunction()
+
+# asplash_test(NAME room [TORCH] SOURCES ... LINK ...): program asplash_<room>_tests and its CTest entries:
+# `room` (everything but suites named *Gpu*) and, where there are any GPU suites, `room.gpu`, labelled gpu.
+function(asplash_test)
+  cmake_parse_arguments(ARG "TORCH;GPU" "NAME;TIMEOUT" "SOURCES;LINK" ${ARGN})
+  set(target asplash_${ARG_NAME}_tests)
+  add_executable(${target} ${ARG_SOURCES})
+  asplash_options(${target})
+  target_link_libraries(${target} PRIVATE ${ARG_LINK} GTest::gtest GTest::gtest_main)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_compile_definitions(${target} PRIVATE ASPLASH_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+    ASPLASH_BIN_DIR="${PROJECT_BINARY_DIR}/bin")
+  if(ARG_TORCH)
+    target_link_libraries(${target} PRIVATE Libtorch::Libtorch)
+    target_precompile_headers(${target} REUSE_FROM asplash_torch_pch)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 600)
+  endif()
+  add_test(NAME ${ARG_NAME} COMMAND ${target} --gtest_filter=-*Gpu*)
+  set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS cpu)
+  if(ARG_GPU)
+    add_test(NAME ${ARG_NAME}.gpu COMMAND ${target} --gtest_filter=*Gpu*)
+    set_tests_properties(${ARG_NAME}.gpu PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS gpu
+      SKIP_REGULAR_EXPRESSION "no CUDA device: GPU tests skipped")
+  endif()
+endfunction()

@@ -1,0 +1,67 @@
+# Every dependency: what is needed, which version, where it is looked for.
+#
+#   libtorch 2.11        PyPI torch==2.11.0 (see FindLibtorch.cmake)
+#   yaml-cpp >= 0.7      Debian/Ubuntu libyaml-cpp-dev
+#   spdlog >= 1.10       libspdlog-dev
+#   CLI11 >= 2.1         libcli11-dev (header only)
+#   nlohmann/json >= 3.11  nlohmann-json3-dev (header only)
+#   SentencePiece        libsentencepiece-dev (no CMake package: found by header and library)
+#   xxHash >= 0.8        libxxhash-dev (header only use)
+#   libarchive >= 3.6    libarchive-dev; without it .xz/.gz/.zst corpora are refused at run time
+#   GoogleTest >= 1.12   libgtest-dev, tests only
+#   CUDA Toolkit 13.0    optional: machine's nvcc, or PyPI cuda-toolkit (scripts/lib/setup.sh)
+
+find_package(Threads REQUIRED)
+find_package(Libtorch REQUIRED)
+
+find_package(yaml-cpp 0.7 REQUIRED)
+if(NOT TARGET yaml-cpp::yaml-cpp) # 0.7 exports the plain name
+  add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)
+endif()
+find_package(spdlog 1.10 REQUIRED)
+
+# Debian 12's CLI11 and nlohmann-json packages are header-only.
+find_path(ASPLASH_CLI11_INCLUDE CLI/CLI.hpp REQUIRED)
+find_path(ASPLASH_JSON_INCLUDE nlohmann/json.hpp REQUIRED)
+find_path(ASPLASH_XXHASH_INCLUDE xxhash.h REQUIRED)
+add_library(asplash_headers INTERFACE)
+target_include_directories(asplash_headers SYSTEM INTERFACE
+  "${ASPLASH_CLI11_INCLUDE}" "${ASPLASH_JSON_INCLUDE}" "${ASPLASH_XXHASH_INCLUDE}")
+
+find_path(ASPLASH_SENTENCEPIECE_INCLUDE sentencepiece_processor.h REQUIRED)
+find_library(ASPLASH_SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
+find_library(ASPLASH_SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train REQUIRED)
+add_library(asplash_sentencepiece INTERFACE)
+target_include_directories(asplash_sentencepiece SYSTEM INTERFACE "${ASPLASH_SENTENCEPIECE_INCLUDE}")
+target_link_libraries(asplash_sentencepiece INTERFACE
+  "${ASPLASH_SENTENCEPIECE_TRAIN_LIBRARY}" "${ASPLASH_SENTENCEPIECE_LIBRARY}")
+
+find_package(LibArchive 3.6)
+if(NOT LibArchive_FOUND)
+  message(WARNING "libarchive not found: programs are built without .xz/.gz/.zst input")
+endif()
+
+if(ASPLASH_TESTS)
+  find_package(GTest 1.12 REQUIRED)
+endif()
+
+# CUDA: AUTO builds it wherever both a CUDA compiler and a CUDA build of libtorch are.
+set(ASPLASH_HAVE_CUDA OFF)
+if(NOT ASPLASH_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER AND Libtorch_HAS_CUDA)
+    # Code for Ampere (also the portable PTX for everything later) and Hopper's own instructions.
+    set(CMAKE_CUDA_ARCHITECTURES "80-real;80-virtual;90a-real" CACHE STRING "CUDA architectures")
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 17)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    find_package(CUDAToolkit 12.8 REQUIRED)
+    set(ASPLASH_HAVE_CUDA ON)
+  elseif(ASPLASH_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "ASPLASH_CUDA=ON, but "
+      "CMAKE_CUDA_COMPILER is '${CMAKE_CUDA_COMPILER}' and Libtorch_HAS_CUDA is '${Libtorch_HAS_CUDA}'. "
+      "Put nvcc on PATH (or set CUDACXX) and use a CUDA build of libtorch, or set ASPLASH_CUDA=OFF.")
+  endif()
+endif()
+message(STATUS "asplash: CUDA parts ${ASPLASH_HAVE_CUDA}, libtorch ${Libtorch_VERSION} in ${Libtorch_ROOT_DIR}")
