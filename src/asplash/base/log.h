@@ -10,8 +10,8 @@ enum class Level { debug, info, warning, error };
 
 struct Options {
   Level level = Level::info;
-  bool timestamps = false;   ///< prefix console lines with the time; file lines always have it
-  std::string file;          ///< also append every line to this file; empty: console only
+  bool timestamps = false;  ///< prefix console lines with the time; file lines always have it
+  std::string file;         ///< also append every line to this file; empty: console only
 };
 
 /// Sets the process's logger up; without a call, lines of level info and above go to stderr.

@@ -6,15 +6,17 @@
 
 namespace asplash {
 
-/// A progress line: "pack  12.3 / 57.0 MB  21%  3.1 MB/s  0:14 left". On a terminal it is redrawn in place
-/// (cut to the terminal's width; no colours with NO_COLOR); elsewhere a plain line is logged at most every
-/// `plain_seconds` and at the end. Thread-safe.
+/// A progress line: "pack  12.3 MiB / 57.0 MiB  21%  3.1 MiB/s  14 s left". On a terminal it is redrawn in
+/// place at most ten times a second (cut to the terminal's width; log lines appear above it); elsewhere a
+/// plain line is logged at most every `plain_seconds`. Either way finish() logs a last line. One at a time on
+/// a terminal. Thread-safe.
 class Progress {
  public:
   struct Options {
     std::string label;
-    std::string unit;          ///< "tokens", "B" (shown with binary prefixes), "steps", ...
-    double total = 0;          ///< 0: unknown
+    std::string unit;  ///< "tokens", "B" (shown with binary prefixes), "steps", ...
+    double total = 0;  ///< 0: unknown
+    double start = 0;  ///< what is done already (a resumed run): not counted in the rate
     double plain_seconds = 10;
   };
   explicit Progress(Options options);
@@ -25,7 +27,7 @@ class Progress {
   void update(double done, const std::string& note = "");
   /// Erases the line on a terminal, so that another line can be printed; it comes back at the next update.
   void clear();
-  /// Ends with a final line (label, total, rate, time).
+  /// Ends with a final line (label, total, rate, time), once; an object destroyed without it leaves no line.
   void finish(const std::string& note = "");
 
  private:

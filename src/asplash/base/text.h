@@ -7,25 +7,28 @@
 /// Small helpers for messages and tables.
 namespace asplash {
 
-/// 1234567 -> "1.23 M"; 950 -> "950".
+/// Three digits with k, M, G, T, P (powers of 1000): 1234567 -> "1.23 M"; 950 -> "950"; 0.5 -> "0.5".
 std::string human_count(double value);
-/// Bytes with binary units: 1536 -> "1.5 KiB".
+/// Bytes with binary units: 1536 -> "1.5 KiB"; 12 -> "12 B".
 std::string human_bytes(double bytes);
-/// Seconds as "12 s", "3:05 min" or "2:03:10 h".
+/// Seconds as "1.5 s", "12 s", "3:05 min" or "2:03:10 h".
 std::string human_duration(double seconds);
 /// A number with thousands separated: 1234567 -> "1,234,567".
 std::string grouped(int64_t value);
 /// printf with one double: fixed("%.2f", x).
 std::string fixed(double value, int digits);
 
-/// The candidate closest to `word` by edit distance, or "" where none is near (distance over a third of its
-/// length, at least 2).
+/// The candidate closest to `word` by edit distance (a swap of neighbours counts one), or "" where none is
+/// near (distance over a third of the word's length, at least 2, or no letter in common). Where none is, the
+/// shortest candidate that contains the word, or is contained in it, with three letters or more.
 std::string nearest(const std::string& word, const std::vector<std::string>& candidates);
 
 /// Joins with a separator.
 std::string join(const std::vector<std::string>& parts, const std::string& separator);
 
-/// A plain-text table: the first row is the header; columns whose cells are numbers are right-aligned.
+/// A plain-text table: the first row is the header, ruled off by dashes; columns whose cells are numbers
+/// (with a unit or "%", "-" for none) are right-aligned. Every line ends with a line break; rows may be
+/// short.
 std::string table(const std::vector<std::vector<std::string>>& rows);
 
 /// True if the bytes are valid UTF-8.
