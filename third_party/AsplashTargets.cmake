@@ -8,6 +8,16 @@ endif()
 set(CMAKE_BUILD_RPATH "${Libtorch_LIBRARY_DIR}")
 set(CMAKE_INSTALL_RPATH "${Libtorch_LIBRARY_DIR}")
 
+# ccache, where it is. A precompiled header is only cached with these two relaxations (and -fpch-preprocess below):
+# https://ccache.dev/manual/latest.html#_precompiled_headers
+find_program(ASPLASH_CCACHE ccache)
+foreach(_language CXX CUDA)
+  if(ASPLASH_CCACHE AND "${CMAKE_${_language}_COMPILER_LAUNCHER}" MATCHES "^(.*/)?(ccache)?$")
+    set(CMAKE_${_language}_COMPILER_LAUNCHER
+      "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros "${ASPLASH_CCACHE}")
+  endif()
+endforeach()
+
 function(asplash_options target)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${ASPLASH_WARNINGS}>)
   target_include_directories(${target} PUBLIC "${PROJECT_SOURCE_DIR}/src")
@@ -18,9 +28,18 @@ function(asplash_options target)
   endif()
 endfunction()
 
-# The one precompiled header: libtorch takes seconds to parse, so every target that uses it shares this.
+# Libtorch for a target, its CUDA half too in a CUDA build, and the one precompiled header: libtorch takes seconds
+# to parse, so all targets that use it share this.
+add_library(asplash_torch INTERFACE)
+target_link_libraries(asplash_torch INTERFACE Libtorch::Libtorch)
+if(ASPLASH_HAVE_CUDA)
+  target_link_libraries(asplash_torch INTERFACE Libtorch::cuda)
+endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(asplash_torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fpch-preprocess>)
+endif()
 add_library(asplash_torch_pch OBJECT "${PROJECT_SOURCE_DIR}/third_party/torch_pch.cpp")
-target_link_libraries(asplash_torch_pch PUBLIC Libtorch::Libtorch)
+target_link_libraries(asplash_torch_pch PUBLIC asplash_torch)
 asplash_options(asplash_torch_pch)
 target_precompile_headers(asplash_torch_pch PRIVATE "${PROJECT_SOURCE_DIR}/third_party/torch_pch.h")
 
@@ -31,7 +50,7 @@ function(asplash_library)
   asplash_options(asplash_${ARG_NAME})
   target_link_libraries(asplash_${ARG_NAME} PUBLIC ${ARG_LINK})
   if(ARG_TORCH)
-    target_link_libraries(asplash_${ARG_NAME} PUBLIC Libtorch::Libtorch)
+    target_link_libraries(asplash_${ARG_NAME} PUBLIC asplash_torch)
     target_precompile_headers(asplash_${ARG_NAME} REUSE_FROM asplash_torch_pch)
   endif()
 endfunction()
@@ -48,7 +67,7 @@ function(asplash_test)
   target_compile_definitions(${target} PRIVATE ASPLASH_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
     ASPLASH_BIN_DIR="${PROJECT_BINARY_DIR}/bin")
   if(ARG_TORCH)
-    target_link_libraries(${target} PRIVATE Libtorch::Libtorch)
+    target_link_libraries(${target} PRIVATE asplash_torch)
     target_precompile_headers(${target} REUSE_FROM asplash_torch_pch)
   endif()
   if(NOT ARG_TIMEOUT)

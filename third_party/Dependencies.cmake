@@ -47,21 +47,29 @@ endif()
 
 # CUDA: AUTO builds it wherever both a CUDA compiler and a CUDA build of libtorch are.
 set(ASPLASH_HAVE_CUDA OFF)
+if(NOT ASPLASH_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "ASPLASH_CUDA is '${ASPLASH_CUDA}'; it may be AUTO, ON or OFF")
+endif()
 if(NOT ASPLASH_CUDA STREQUAL "OFF")
-  include(CheckLanguage)
-  check_language(CUDA)
-  if(CMAKE_CUDA_COMPILER AND Libtorch_HAS_CUDA)
+  include(LocateCuda)
+  foreach(_line IN LISTS Cuda_PASSED_OVER)
+    message(STATUS "${_line} passed over: 12.8 to 13 is needed")
+  endforeach()
+  if(Cuda_NVCC AND Libtorch_HAS_CUDA)
+    set(CMAKE_CUDA_COMPILER "${Cuda_NVCC}" CACHE FILEPATH "CUDA compiler")
     # Code for Ampere (also the portable PTX for everything later) and Hopper's own instructions.
     set(CMAKE_CUDA_ARCHITECTURES "80-real;80-virtual;90a-real" CACHE STRING "CUDA architectures")
     enable_language(CUDA)
     set(CMAKE_CUDA_STANDARD 17)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     find_package(CUDAToolkit 12.8 REQUIRED)
+    # Headers such as c10/cuda/CUDAStream.h include CUDA's own.
+    target_link_libraries(Libtorch::cuda INTERFACE CUDA::cudart_static)
     set(ASPLASH_HAVE_CUDA ON)
   elseif(ASPLASH_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "ASPLASH_CUDA=ON, but "
-      "CMAKE_CUDA_COMPILER is '${CMAKE_CUDA_COMPILER}' and Libtorch_HAS_CUDA is '${Libtorch_HAS_CUDA}'. "
-      "Put nvcc on PATH (or set CUDACXX) and use a CUDA build of libtorch, or set ASPLASH_CUDA=OFF.")
+    message(FATAL_ERROR "ASPLASH_CUDA=ON, but the CUDA compiler found is '${Cuda_NVCC}' and the libtorch in "
+      "${Libtorch_ROOT_DIR} has CUDA: ${Libtorch_HAS_CUDA}. Put nvcc of CUDA 12.8 to 13 on PATH (or set CUDACXX) "
+      "and use a CUDA build of libtorch, or set ASPLASH_CUDA=OFF.")
   endif()
 endif()
-message(STATUS "asplash: CUDA parts ${ASPLASH_HAVE_CUDA}, libtorch ${Libtorch_VERSION} in ${Libtorch_ROOT_DIR}")
+message(STATUS "asplash: CUDA parts ${ASPLASH_HAVE_CUDA} ${Cuda_VERSION}, libtorch ${Libtorch_VERSION} in ${Libtorch_ROOT_DIR}")
