@@ -26,5 +26,8 @@ if [ $check = 0 ]; then
   exit
 fi
 step "clang-format --check on ${#files[@]} files"
-mapfile -t lines < <(clang-format-14 --dry-run "${files[@]}" 2>&1 | sed -nE 's/^([^ :]+:[0-9]+):[0-9]+: .*/\1/p' | sort -u -t: -k1,1 -k2,2n)
-[ ${#lines[@]} -eq 0 ] || die "not formatted (scripts/format.sh mends it):" "${lines[@]}"
+if ! output=$(clang-format-14 --dry-run --Werror "${files[@]}" 2>&1); then
+  mapfile -t lines < <(sed -nE 's/^([^ :]+:[0-9]+):[0-9]+: .*/\1/p' <<<"$output" | sort -u -t: -k1,1 -k2,2n)
+  [ ${#lines[@]} -gt 0 ] || lines=("$output")
+  die "not formatted (scripts/format.sh mends it):" "${lines[@]}"
+fi
