@@ -37,14 +37,14 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-# once NAME FOLDER COMMAND...: runs the command unless FOLDER/.done-NAME says that the same command was carried
-# out before, after the same stages before it.
+# once NAME FOLDER OUTPUT COMMAND...: runs the command unless OUTPUT is there and FOLDER/.done-NAME says that the same
+# command was carried out before, after the same stages before it.
 chain=
 once() {
-  local name=$1 stamp=$2/.done-$1
-  shift 2
+  local name=$1 stamp=$2/.done-$1 output=$3
+  shift 3
   chain=$(printf '%s\n%s\n' "$chain" "$*" | cksum)
-  if [ "$(cat "$stamp" 2>/dev/null)" = "$chain" ]; then
+  if [ -e "$output" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$chain" ]; then
     say "$name: done before"
     return
   fi
@@ -120,12 +120,12 @@ build programs
 
 [ $fresh = 0 ] || rm -rf $DATA $RUN
 mkdir -p $DATA/corpus
-once corpus $DATA make_corpus "$VALID_BOOKS"
-once tokenizer $DATA train_tokenizer $VOCAB_SIZE
-once pack $DATA pack
+once corpus $DATA $DATA/corpus/valid.jsonl make_corpus "$VALID_BOOKS"
+once tokenizer $DATA $DATA/corpus/tokenizer.model train_tokenizer $VOCAB_SIZE
+once pack $DATA $DATA/valid/manifest.json pack
 chain+=$(cksum <$CONFIG)$steps
-once train $RUN train
-once evaluation $RUN evaluate $CONTEXTS
+once train $RUN $RUN/checkpoints train
+once evaluation $RUN $RUN/evaluation.json evaluate $CONTEXTS
 generate "$PROMPT"
 
 step "check: perplexity below a unigram model's"
