@@ -1,0 +1,1 @@
+asplash_program(eval LINK asplash_eval)

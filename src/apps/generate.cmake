@@ -1,0 +1,1 @@
+asplash_program(generate LINK asplash_eval)

@@ -1,0 +1,89 @@
+#include "asplash/eval/continue_text.h"
+
+#include <ostream>
+#include <random>
+#include <vector>
+
+#include "asplash/base/error.h"
+#include "asplash/base/log.h"
+#include "asplash/base/text.h"
+#include "asplash/checkpoint/model_loading.h"
+#include "asplash/eval/inference.h"
+#include "asplash/eval/text_stream.h"
+#include "asplash/text/tokenizer.h"
+
+namespace asplash::eval {
+namespace {
+
+uint64_t random_seed() {
+  std::random_device device;
+  return device();  // 32 bits: short enough to type again
+}
+
+/// The prompt as a training document begins: bos first, where training documents had one.
+std::vector<int32_t> encode_prompt(const ContinueTextOptions& options, const text::Tokenizer& tokenizer,
+                                   const checkpoint::LoadedModel& loaded) {
+  if (!is_valid_utf8(options.prompt)) fail("the prompt is not valid UTF-8");
+  std::vector<int32_t> tokens;
+  if (loaded.bos_id >= 0) tokens.push_back(static_cast<int32_t>(loaded.bos_id));
+  for (const int32_t id : tokenizer.encode(options.prompt)) tokens.push_back(id);
+  if (tokens.empty())
+    fail("the prompt is empty, and the model knows no token that begins a text: give a prompt");
+  return tokens;
+}
+
+void warn_beyond_trained(int64_t prompt, int64_t most, int64_t trained) {
+  if (trained <= 0 || most <= trained) return;
+  if (prompt > trained) {
+    log::warning(str("the prompt has ", prompt, " tokens, more than the context of ", trained,
+                     " that the model was trained at"));
+  } else {
+    log::warning(str("prompt and continuation may reach ", most, " tokens, more than the context of ",
+                     trained, " that the model was trained at"));
+  }
+}
+
+std::string summary(const Generation& g, size_t prompt_tokens, uint64_t seed) {
+  const auto rate = [](size_t tokens, double seconds) {
+    return fixed(static_cast<double>(tokens) / std::max(seconds, 1e-9), 1);
+  };
+  std::string text = str(prompt_tokens, " prompt tokens in ", fixed(g.prompt_seconds, 2), " s, ",
+                         g.tokens.size(), " tokens in ", fixed(g.decode_seconds, 2), " s (",
+                         rate(g.tokens.size(), g.decode_seconds), " tokens/s), seed ", seed);
+  return g.stopped ? text + ", ended by the model" : text;
+}
+
+}  // namespace
+
+void continue_text(const ContinueTextOptions& options, std::ostream& out) {
+  const uint64_t seed = options.seed ? *options.seed : random_seed();
+  TokenSampler(options.sampling, seed);  // refuses bad options before the model is loaded
+  const Inference inference = choose_inference(options.device, options.precision, options.threads);
+  const checkpoint::LoadedModel loaded =
+      checkpoint::load_model(options.checkpoint, inference.device.name, inference.compute_type);
+  const auto tokenizer = text::Tokenizer::load(loaded.tokenizer_file);
+  const std::vector<int32_t> prompt = encode_prompt(options, tokenizer, loaded);
+  const auto prompt_tokens = static_cast<int64_t>(prompt.size());
+  warn_beyond_trained(prompt_tokens, prompt_tokens + options.max_tokens, loaded.trained_context);
+
+  GenerationOptions generation;
+  generation.max_tokens = options.max_tokens;
+  generation.sampling = options.sampling;
+  generation.seed = seed;
+  generation.stop_token = options.stop_at_eos ? static_cast<int32_t>(loaded.eos_id) : -1;
+  generation.vocab_size = tokenizer.vocab_size();
+  generation.device = inference.device.name;
+
+  // The prompt goes through the stream, too, so that its last character and the first new one join.
+  TextStream stream(tokenizer);
+  std::string prompt_text;
+  for (const int32_t token : prompt) prompt_text += stream.push(token);
+  if (options.print_prompt) out << prompt_text << std::flush;
+  const Generation result = generate(*loaded.model, prompt, generation,
+                                     [&](int32_t token) { out << stream.push(token) << std::flush; });
+  out << stream.finish() << std::endl;
+  if (!out) fail("cannot write the text: the output is closed or full");
+  log::info(summary(result, prompt.size(), seed));
+}
+
+}  // namespace asplash::eval

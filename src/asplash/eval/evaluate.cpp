@@ -1,0 +1,93 @@
+#include "asplash/eval/evaluate.h"
+
+#include <algorithm>
+
+#include "asplash/base/error.h"
+#include "asplash/base/files.h"
+#include "asplash/base/log.h"
+#include "asplash/base/text.h"
+#include "asplash/checkpoint/model_loading.h"
+#include "asplash/eval/inference.h"
+#include "asplash/eval/token_bytes.h"
+#include "asplash/eval/windows.h"
+#include "asplash/text/tokenizer.h"
+
+namespace asplash::eval {
+namespace {
+
+const char* name_of(model::PositionKind kind) {
+  switch (kind) {
+    case model::PositionKind::rope:
+      return "rope";
+    case model::PositionKind::nope:
+      return "nope";
+    case model::PositionKind::alibi:
+      return "alibi";
+    case model::PositionKind::nape:
+      return "nape";
+  }
+  return "";
+}
+
+void check(const EvaluateOptions& options, const data::TokenDataset& dataset) {
+  if (options.contexts.empty()) fail("no context lengths to evaluate at");
+  if (options.max_tokens < 0) fail("max-tokens ", options.max_tokens, ": must be at least 1, or 0 for all");
+  if (options.tokens_per_batch < 1) fail("batch-tokens ", options.tokens_per_batch, ": must be at least 1");
+  const int64_t targets = target_count(dataset.tokens(), options.max_tokens);
+  std::vector<int64_t> contexts = options.contexts;
+  std::sort(contexts.begin(), contexts.end());
+  for (const int64_t context : contexts) EvaluationWindows(targets, context, options.stride);
+}
+
+}  // namespace
+
+EvaluationReport evaluate(const EvaluateOptions& options) {
+  const Inference inference = choose_inference(options.device, options.precision, options.threads);
+  const auto dataset = data::TokenDataset::open(options.data);
+  check(options, dataset);
+  const checkpoint::Reader reader(options.checkpoint);
+  const std::string tokenizer_hash = hash_file(reader.tokenizer_file());
+  if (tokenizer_hash != dataset.manifest().tokenizer_hash) {
+    fail("data ", options.data, " was packed with tokenizer ", dataset.manifest().tokenizer_hash,
+         ", checkpoint ", reader.path(), " was trained with tokenizer ", tokenizer_hash,
+         ": pack the text with ", reader.tokenizer_file());
+  }
+  checkpoint::LoadedModel loaded =
+      checkpoint::load_model(reader, inference.device.name, inference.compute_type);
+  const auto tokenizer = text::Tokenizer::load(loaded.tokenizer_file);
+  const model::ModelConfig& config = loaded.model->config();
+  log::info(str("evaluating ", loaded.path, ", ",
+                human_count(static_cast<double>(model::parameter_count(config))), " parameters, on ",
+                inference.device.description, " (", inference.device.name, ", ", inference.precision, ")"));
+
+  PerplexityOptions perplexity;
+  perplexity.contexts = options.contexts;
+  perplexity.trained_context = loaded.trained_context;
+  perplexity.max_targets = options.max_tokens;
+  perplexity.stride = options.stride;
+  perplexity.tokens_per_batch = options.tokens_per_batch;
+  perplexity.device = inference.device.name;
+  perplexity.show_progress = true;
+
+  EvaluationReport report;
+  report.checkpoint = loaded.path;
+  report.step = loaded.state.step;
+  const bool entmax = config.attention.function == model::AttentionFunction::entmax;
+  report.attention = entmax ? "entmax" : "softmax";
+  report.alpha = entmax ? config.attention.alpha : 1.0;
+  report.positions = name_of(config.positions.kind);
+  report.parameters = model::parameter_count(config);
+  report.trained_context = loaded.trained_context;
+  report.dataset = dataset.manifest().path;
+  report.split = dataset.manifest().split;
+  report.tokenizer_hash = tokenizer_hash;
+  report.stride = options.stride;
+  report.target_tokens = target_count(dataset.tokens(), options.max_tokens);
+  report.device = inference.device.description;
+  report.precision = inference.precision;
+  report.unigram_perplexity = unigram_perplexity(dataset, report.target_tokens);
+  report.results = perplexity_by_context(*loaded.model, dataset, bytes_of_token(tokenizer), perplexity);
+  return report;
+}
+
+}  // namespace asplash::eval

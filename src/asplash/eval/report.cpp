@@ -1,0 +1,108 @@
+#include "asplash/eval/report.h"
+
+#include <algorithm>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "asplash/base/error.h"
+#include "asplash/base/text.h"
+#include "asplash/base/version.h"
+
+namespace asplash::eval {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+Json to_json(const ContextResult& result) {
+  Json json = {{"context", result.context},
+               {"perplexity", result.perplexity},
+               {"bits_per_byte", result.bits_per_byte},
+               {"loss", result.loss},
+               {"target_tokens", result.target_tokens},
+               {"target_bytes", result.target_bytes},
+               {"beyond_trained", result.beyond_trained},
+               {"tokens_per_second", result.tokens_per_second},
+               {"loss_by_position", Json::array()}};
+  for (const PositionBucket& bucket : result.by_position) {
+    json["loss_by_position"].push_back({{"first", bucket.first},
+                                        {"last", bucket.last},
+                                        {"target_tokens", bucket.target_tokens},
+                                        {"loss", bucket.loss}});
+  }
+  return json;
+}
+
+std::string attention_text(const EvaluationReport& report) {
+  return report.attention == "softmax" ? report.attention : str(report.attention, ", alpha ", report.alpha);
+}
+
+}  // namespace
+
+std::string to_json(const EvaluationReport& report) {
+  Json json = {{"checkpoint", report.checkpoint},
+               {"step", report.step},
+               {"attention", report.attention},
+               {"alpha", report.alpha},
+               {"positions", report.positions},
+               {"parameters", report.parameters},
+               {"trained_context", report.trained_context},
+               {"dataset", report.dataset},
+               {"split", report.split},
+               {"tokenizer_hash", report.tokenizer_hash},
+               {"protocol", "asplash-windows-1"},
+               {"stride", report.stride},
+               {"target_tokens", report.target_tokens},
+               {"unigram_perplexity", report.unigram_perplexity},
+               {"device", report.device},
+               {"precision", report.precision},
+               {"version", version() + " (" + git_commit() + ")"},
+               {"date", utc_now()},
+               {"results", Json::array()}};
+  for (const ContextResult& result : report.results) json["results"].push_back(to_json(result));
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string to_text(const EvaluationReport& report) {
+  std::vector<std::vector<std::string>> rows = {{"context", "perplexity", "bits/byte", "tokens/s", "beyond"}};
+  bool beyond = false;
+  for (const ContextResult& r : report.results) {
+    rows.push_back({grouped(r.context), fixed(r.perplexity, 2), fixed(r.bits_per_byte, 3),
+                    human_count(r.tokens_per_second), r.beyond_trained ? "*" : ""});
+    beyond = beyond || r.beyond_trained;
+  }
+  const std::string windows =
+      report.stride == 0 ? "windows without overlap" : str("windows overlapping, stride ", report.stride);
+  return str(report.checkpoint, " (step ", report.step, ", ", attention_text(report), ", ", report.positions,
+             " positions)\non ", report.dataset, ": ", grouped(report.target_tokens),
+             " target tokens at every context length, ", windows, "\n\n", table(rows), "\n",
+             "unigram model of the same tokens: perplexity ", fixed(report.unigram_perplexity, 2), "\n",
+             beyond ? str("* beyond the trained context of ", report.trained_context, "\n") : "");
+}
+
+std::string positions_to_text(const EvaluationReport& report) {
+  // The longest context has all buckets; a shorter one ends inside one of them.
+  std::vector<std::string> header = {"loss at position"};
+  for (const ContextResult& r : report.results) header.push_back("context " + std::to_string(r.context));
+  std::vector<std::vector<std::string>> rows = {header};
+  size_t buckets = 0;
+  for (const ContextResult& r : report.results) buckets = std::max(buckets, r.by_position.size());
+  for (size_t b = 0; b < buckets; ++b) {
+    const int64_t first = b == 0 ? 0 : int64_t{1} << (b - 1);
+    std::vector<std::string> row = {b < 2 ? str(first) : str(first, " - ", 2 * first - 1)};
+    for (const ContextResult& r : report.results)
+      row.push_back(b < r.by_position.size() ? fixed(r.by_position[b].loss, 3) : "");
+    rows.push_back(row);
+  }
+  return table(rows);
+}
+
+}  // namespace asplash::eval
