@@ -24,7 +24,7 @@ std::string str(const Args&... args) {
 /// Throws Error with the joined arguments.
 template <class... Args>
 [[noreturn]] void fail(const Args&... args) {
-  throw Error(str(args...));
+  throw Error(asplash::str(args...));  // qualified: c10::str would be found for libtorch types
 }
 
 }  // namespace asplash
