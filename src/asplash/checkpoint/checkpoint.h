@@ -22,10 +22,10 @@
 namespace asplash::checkpoint {
 
 struct TrainerState {
-  int64_t step = 0;            ///< optimizer steps done
-  int64_t tokens = 0;          ///< tokens trained on
-  int64_t skipped_steps = 0;   ///< steps skipped for a non-finite loss or gradient
-  data::Position position;     ///< where reading goes on
+  int64_t step = 0;           ///< optimizer steps done
+  int64_t tokens = 0;         ///< tokens trained on
+  int64_t skipped_steps = 0;  ///< steps skipped for a non-finite loss or gradient
+  data::Position position;    ///< where reading goes on
   uint64_t seed = 0;
   std::optional<double> best_validation_loss;
 };
@@ -36,7 +36,7 @@ struct Contents {
   TrainerState state;
   std::string config_yaml;
   std::string config_json;
-  std::string tokenizer_file;  ///< path to copy from
+  std::string tokenizer_file;  ///< path to copy from; empty: the data has none
 };
 
 /// Writes the checkpoint folder `path` as described above. Throws asplash::Error; leaves no half-written
@@ -52,7 +52,7 @@ class Reader {
   const std::string& path() const { return path_; }
   TrainerState state() const;
   std::string config_yaml() const;
-  std::string tokenizer_file() const;
+  std::string tokenizer_file() const;  ///< path inside the checkpoint; "" where it holds none
   /// Copies the weights into the model's parameters; every name and shape must agree, both ways.
   void load_model(model::LanguageModel& model) const;
   NamedTensors optimizer() const;
@@ -61,11 +61,24 @@ class Reader {
   std::string path_;
 };
 
-/// Names of the whole checkpoints under RUN/checkpoints, oldest first; reasons why others were passed over.
+/// RUN/checkpoints/step_00000200
+std::string path_of_step(const std::string& run_folder, int64_t step);
+
+/// Paths of the whole checkpoints under RUN/checkpoints (step_<digits>), oldest first; the others with the
+/// reason why they are passed over. Reads every byte to verify it.
 struct Listing {
   std::vector<std::string> complete;
   std::vector<std::string> passed_over;
 };
 Listing list(const std::string& run_folder);
+
+/// The newest whole checkpoint and what newer ones were passed over, looking from the newest backwards and
+/// reading no more than that; complete is empty or holds one path.
+Listing newest(const std::string& run_folder);
+
+/// Removes the oldest checkpoints until `keep` (at least 1) are left. Does nothing unless the newest is
+/// verified whole, so that the only whole one never goes; damaged ones are neither counted nor removed.
+/// Returns the removed paths.
+std::vector<std::string> prune(const std::string& run_folder, int64_t keep);
 
 }  // namespace asplash::checkpoint

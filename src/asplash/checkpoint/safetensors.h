@@ -22,8 +22,8 @@ struct SafetensorsFile {
   std::map<std::string, std::string> metadata;
 };
 
-/// Reads a file whole. Every header field is checked against the file before use; throws asplash::Error naming
-/// path, tensor and what is wrong.
+/// Reads a file whole. Every header field is checked against the file before use; throws asplash::Error
+/// naming path, tensor and what is wrong.
 SafetensorsFile read_safetensors(const std::string& path);
 
 }  // namespace asplash::checkpoint

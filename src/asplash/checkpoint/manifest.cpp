@@ -1,0 +1,73 @@
+#include "asplash/checkpoint/manifest.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "asplash/base/error.h"
+#include "asplash/base/files.h"
+
+namespace asplash::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr const char* kFormat = "asplash checkpoint";
+constexpr int kVersion = 1;
+
+std::string file_damage(const std::string& folder, const std::string& name, const Json& entry,
+                        Verify verify) {
+  if (name.empty() || name.find('/') != std::string::npos) return str("manifest.json: bad file name ", name);
+  const std::string path = folder + "/" + name;
+  const auto expected = entry.at("bytes").get<uint64_t>();
+  std::error_code error;
+  const uint64_t actual = fs::file_size(path, error);
+  if (error) return str(name, " cannot be read: ", error.message());
+  if (actual != expected) return str(name, " has ", actual, " bytes, the manifest says ", expected);
+  if (verify == Verify::checksums && hash_file(path) != entry.at("xxh3_128").get<std::string>()) {
+    return str(name, " is damaged: its XXH3-128 differs from the manifest's");
+  }
+  return "";
+}
+
+std::string damage(const std::string& folder, const std::vector<std::string>& required, Verify verify) {
+  const Json manifest = Json::parse(read_file(folder + "/manifest.json"));
+  if (manifest.at("format") != kFormat || manifest.at("version") != kVersion) {
+    return str("manifest.json is of format ", manifest.at("format").dump(), " version ",
+               manifest.at("version").dump(), ", this program reads \"", kFormat, "\" version ", kVersion);
+  }
+  const Json& files = manifest.at("files");
+  for (const std::string& name : required) {
+    if (!files.contains(name)) return str("manifest.json does not list ", name);
+  }
+  for (const auto& item : files.items()) {
+    const std::string problem = file_damage(folder, item.key(), item.value(), verify);
+    if (!problem.empty()) return problem;
+  }
+  return "";
+}
+
+}  // namespace
+
+void write_manifest(const std::string& folder, const std::vector<std::string>& files) {
+  Json entries = Json::object();
+  for (const std::string& name : files) {
+    const std::string path = folder + "/" + name;
+    entries[name] = {{"bytes", fs::file_size(path)}, {"xxh3_128", hash_file(path)}};
+  }
+  const Json manifest = {{"format", kFormat}, {"version", kVersion}, {"files", entries}};
+  write_file_atomically(folder + "/manifest.json", manifest.dump(2) + "\n");
+}
+
+std::string find_damage(const std::string& folder, const std::vector<std::string>& required, Verify verify) {
+  if (!fs::exists(folder + "/manifest.json")) return "it has no manifest.json: its writing did not end";
+  try {
+    return damage(folder, required, verify);
+  } catch (const Json::exception& error) {
+    return str("manifest.json is damaged: ", error.what());
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace asplash::checkpoint

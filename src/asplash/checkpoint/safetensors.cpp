@@ -1,0 +1,156 @@
+#include "asplash/checkpoint/safetensors.h"
+
+#include <ATen/ATen.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <set>
+
+#include "asplash/base/error.h"
+#include "asplash/base/files.h"
+#include "asplash/checkpoint/safetensors_header.h"
+
+namespace asplash::checkpoint {
+namespace {
+
+struct DtypeName {
+  const char* name;
+  at::ScalarType type;
+};
+
+constexpr DtypeName kDtypes[] = {
+    {"F64", at::kDouble},
+    {"F32", at::kFloat},
+    {"F16", at::kHalf},
+    {"BF16", at::kBFloat16},
+    {"I64", at::kLong},
+    {"I32", at::kInt},
+    {"I16", at::kShort},
+    {"I8", at::kChar},
+    {"U64", at::kUInt64},
+    {"U32", at::kUInt32},
+    {"U16", at::kUInt16},
+    {"U8", at::kByte},
+    {"BOOL", at::kBool},
+    {"F8_E4M3", at::kFloat8_e4m3fn},
+    {"F8_E5M2", at::kFloat8_e5m2},
+};
+
+const char* name_of(const std::string& path, const std::string& tensor, at::ScalarType type) {
+  for (const DtypeName& dtype : kDtypes) {
+    if (dtype.type == type) return dtype.name;
+  }
+  fail(path, ": tensor ", tensor, ": safetensors has no type for ", c10::toString(type));
+}
+
+at::ScalarType type_of(const std::string& name) {
+  for (const DtypeName& dtype : kDtypes) {
+    if (name == dtype.name) return dtype.type;
+  }
+  fail("unknown dtype ", name);  // parse_header() let only known names through
+}
+
+/// A file being written; closed by the destructor.
+class OutputFile {
+ public:
+  explicit OutputFile(std::string path)
+      : path_(std::move(path)), fd_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
+    if (fd_ < 0) fail_now("cannot create");
+  }
+  ~OutputFile() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  void write(const void* data, size_t bytes) {
+    const auto* next = static_cast<const char*>(data);
+    while (bytes > 0) {
+      const ssize_t written = ::write(fd_, next, bytes);
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail_now("cannot write");
+      next += written;
+      bytes -= static_cast<size_t>(written);
+    }
+  }
+
+  void sync_and_close() {
+    if (::fsync(fd_) != 0) fail_now("cannot flush to disk");
+    const int fd = std::exchange(fd_, -1);
+    if (::close(fd) != 0) fail_now("cannot close");
+  }
+
+ private:
+  [[noreturn]] void fail_now(const char* what) const { fail(path_, ": ", what, ": ", std::strerror(errno)); }
+
+  std::string path_;
+  int fd_;
+};
+
+/// Leaves out tensors that are the same memory as an earlier one (tied weights), as Hugging Face does: the
+/// metadata then says which name stands for which.
+NamedTensors without_shared(const NamedTensors& tensors, std::map<std::string, std::string>& metadata) {
+  NamedTensors kept;
+  std::set<std::string> names;
+  for (const auto& [name, tensor] : tensors) {
+    if (!names.insert(name).second) fail("safetensors: two tensors are named ", name);
+    const auto same = std::find_if(kept.begin(), kept.end(), [&tensor = tensor](const auto& other) {
+      return tensor.numel() > 0 && other.second.data_ptr() == tensor.data_ptr() &&
+             other.second.sizes() == tensor.sizes() && other.second.strides() == tensor.strides() &&
+             other.second.scalar_type() == tensor.scalar_type();
+    });
+    if (same == kept.end()) {
+      kept.emplace_back(name, tensor);
+    } else {
+      metadata[name] = same->first;
+    }
+  }
+  return kept;
+}
+
+}  // namespace
+
+void write_safetensors(const std::string& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  Header header;
+  header.metadata = metadata;
+  NamedTensors kept = without_shared(tensors, header.metadata);
+  // Wide types first, so that every tensor starts at a multiple of its element size.
+  std::stable_sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) {
+    return a.second.element_size() > b.second.element_size();
+  });
+  uint64_t offset = 0;
+  for (const auto& [name, tensor] : kept) {
+    const uint64_t bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
+    header.tensors.push_back(
+        {name, name_of(path, name, tensor.scalar_type()), tensor.sizes().vec(), offset, offset + bytes});
+    offset += bytes;
+  }
+
+  const std::string text = format_header(header);
+  OutputFile file(path);
+  file.write(text.data(), text.size());
+  for (const auto& [name, tensor] : kept) {
+    const at::Tensor host = tensor.detach().cpu().contiguous();
+    file.write(host.data_ptr(), host.nbytes());
+  }
+  file.sync_and_close();
+}
+
+SafetensorsFile read_safetensors(const std::string& path) {
+  const MappedFile file(path);
+  const Header header = parse_header(path, file.data(), file.size());
+  SafetensorsFile result;
+  result.metadata = header.metadata;
+  const std::byte* data = file.data() + header.bytes;
+  for (const TensorEntry& entry : header.tensors) {
+    at::Tensor tensor = at::empty(entry.shape, at::TensorOptions(type_of(entry.dtype)));
+    if (entry.end > entry.begin) std::memcpy(tensor.data_ptr(), data + entry.begin, entry.end - entry.begin);
+    result.tensors.emplace(entry.name, std::move(tensor));
+  }
+  return result;
+}
+
+}  // namespace asplash::checkpoint
