@@ -16,9 +16,9 @@ struct DataConfig {
   std::string train;       ///< manifest (file or folder) to train on
   std::string validation;  ///< manifest for the evaluations while training; empty: none
   DocumentMode documents = DocumentMode::stream;
-  int64_t context = 512;   ///< tokens of a sequence
+  int64_t context = 512;  ///< tokens of a sequence
   bool shuffle = true;
-  int64_t prefetch = 4;    ///< micro-batches read ahead
+  int64_t prefetch = 4;  ///< micro-batches read ahead
 
   void describe(config::Fields& f);
 };
@@ -26,20 +26,21 @@ struct DataConfig {
 struct TrainConfig {
   std::string output = "runs/default";  ///< run folder
   int64_t steps = 1000;
-  int64_t tokens_per_step = 32768;      ///< over all ranks and micro-batches
-  int64_t micro_batch = 0;              ///< sequences at a time; 0: as many as tokens_per_step holds
+  int64_t tokens_per_step = 32768;  ///< over all ranks and micro-batches
+  int64_t micro_batch = 0;          ///< sequences at a time; 0: as many as tokens_per_step holds
   uint64_t seed_value() const { return static_cast<uint64_t>(seed); }
   int64_t seed = 1;
   std::string device = "auto";
   int64_t threads = 0;
   Precision precision = Precision::automatic;  ///< automatic: bf16 on a GPU, fp32 on the CPU
   bool deterministic = false;
-  int64_t max_skipped_in_a_row = 5;     ///< bad steps in a row before training stops
+  int64_t max_skipped_in_a_row = 5;  ///< bad steps in a row before training stops
   int64_t log_every = 1;
-  int64_t statistics_every = 10;        ///< steps between attention statistics (entmax)
-  int64_t evaluate_every = 0;           ///< 0: only at the end
-  int64_t evaluate_tokens = 131072;     ///< at most this many target tokens an evaluation
-  int64_t checkpoint_every = 0;         ///< 0: only at the end
+  int64_t statistics_every = 10;     ///< steps between attention statistics (entmax)
+  int64_t evaluate_every = 0;        ///< 0: only at the end
+  int64_t evaluate_tokens = 131072;  ///< at most this many target tokens an evaluation
+  int64_t checkpoint_every = 0;      ///< 0: only at the end
+  bool checkpoint_at_start = false;  ///< also step 0, the untrained weights
   int64_t keep_checkpoints = 2;
 
   void describe(config::Fields& f);

@@ -9,6 +9,7 @@ struct TrainOptions {
   std::string config_file;
   std::vector<std::string> overrides;  ///< "key=value"
   std::string resume = "auto";         ///< auto, none, or a checkpoint
+  bool overwrite = false;              ///< forget what the run folder holds
   bool print_config = false;           ///< print the resolved configuration and stop
   bool dry_run = false;                ///< print parameters, flops, memory and steps, and stop
 };

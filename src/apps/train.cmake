@@ -1,0 +1,1 @@
+asplash_program(train LINK asplash_train)

@@ -1,0 +1,98 @@
+#include <ATen/ATen.h>
+
+#include <iostream>
+#include <memory>
+#include <optional>
+
+#include "asplash/base/error.h"
+#include "asplash/base/files.h"
+#include "asplash/base/interrupt.h"
+#include "asplash/base/log.h"
+#include "asplash/checkpoint/checkpoint.h"
+#include "asplash/config/config.h"
+#include "asplash/train/resume.h"
+#include "asplash/train/run_folder.h"
+#include "asplash/train/setup.h"
+#include "asplash/train/tables.h"
+#include "asplash/train/train.h"
+#include "asplash/train/trainer.h"
+
+namespace asplash::train {
+namespace {
+
+/// Start-up table and warnings.
+void log_start(const Setup& setup, const Start& start) {
+  log::info(start_tables(setup));
+  const RunConfig& config = setup.config;
+  if (config.optim.warmup_steps > config.train.steps) {
+    log::warning(str("optim.warmup_steps (", config.optim.warmup_steps, ") is above train.steps (",
+                     config.train.steps, "): the learning rate never reaches optim.lr"));
+  }
+  for (const std::string& reason : start.passed_over) log::warning("checkpoint passed over: " + reason);
+}
+
+void log_end(const Setup& setup, const checkpoint::TrainerState& state) {
+  const RunConfig& config = setup.config;
+  if (state.step < config.train.steps) {
+    log::info(str("stopped by a signal after step ", state.step, " of ", config.train.steps,
+                  "; the same command goes on from there"));
+    return;
+  }
+  const std::string& data = config.data.validation.empty() ? config.data.train : config.data.validation;
+  log::info(str("trained to step ", state.step, ", ", state.skipped_steps,
+                " steps skipped; everything is in ", config.train.output,
+                "\n  evaluate: asplash-eval --checkpoint ", config.train.output, " --data ", data,
+                " --context ", config.data.context, "\n  generate: asplash-generate --checkpoint ",
+                config.train.output, " --prompt \"...\""));
+}
+
+int train(const TrainOptions& options, const Setup& setup) {
+  const std::string& run_folder = setup.config.train.output;
+  const Start start = choose_start(run_folder, options.resume, options.overwrite);
+  prepare_run_folder(run_folder, options.overwrite);
+  log::Options logging;
+  logging.file = run_folder + "/train.log";
+  log::init(logging);
+  log_start(setup, start);
+
+  const auto model =
+      model::make_decoder(setup.config.model, setup.device.name, setup.bf16 ? at::kBFloat16 : at::kFloat,
+                          setup.config.train.seed_value());
+  optim::AdamW optimizer(model->parameters(), setup.config.optim);
+  checkpoint::TrainerState state;
+  state.seed = setup.config.train.seed_value();
+  if (!start.checkpoint.empty()) {
+    state = resume(checkpoint::Reader(start.checkpoint), setup, *model, optimizer);
+    if (state.step >= setup.config.train.steps) {
+      log::info(str("nothing to do: the run has its ", setup.config.train.steps,
+                    " steps (raise train.steps to go on)"));
+      return 0;
+    }
+  }
+  const std::string config_text = resolved_config_text(setup);
+  write_file_atomically(run_folder + "/config.yaml", config_text);
+  Trainer trainer(setup, config_text, *model, optimizer, state);
+  trainer.run();
+  log_end(setup, trainer.state());
+  log::flush();
+  return 0;
+}
+
+}  // namespace
+
+int run(const TrainOptions& options) {
+  const InterruptGuard interrupts;
+  RunConfig config = load_config(options);
+  if (options.print_config) {
+    std::cout << config::print(config::describing(config), /*with_docs=*/true);
+    return 0;
+  }
+  const Setup setup = prepare(options, config);
+  if (options.dry_run) {
+    std::cout << start_tables(setup);
+    return 0;
+  }
+  return train(options, setup);
+}
+
+}  // namespace asplash::train

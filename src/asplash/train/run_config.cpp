@@ -1,0 +1,86 @@
+#include "asplash/train/run_config.h"
+
+#include <utility>
+#include <vector>
+
+#include "asplash/base/error.h"
+#include "asplash/base/text.h"
+
+namespace asplash::train {
+namespace {
+
+/// "512 or 1024": the multiples of `unit` around a value.
+std::string neighbours(int64_t value, int64_t unit) {
+  const int64_t below = value / unit * unit;
+  return below > 0 ? str(below, " or ", below + unit) : str(unit);
+}
+
+}  // namespace
+
+void DataConfig::describe(config::Fields& f) {
+  using Names = std::vector<std::pair<DocumentMode, const char*>>;
+  f.field("train", train, "packed split to train on: its folder or manifest.json");
+  f.field("validation", validation, "packed split for the evaluations while training; empty: none");
+  f.choice("documents", documents, Names{{DocumentMode::stream, "stream"}, {DocumentMode::packed, "packed"}},
+           "stream: one stream across documents; packed: attention and positions do not cross documents");
+  f.field("context", context, "tokens of a sequence", config::at_least(2));
+  f.field("shuffle", shuffle,
+          "a new random order of the sequences each epoch (of the seed); false: in order");
+  f.field("prefetch", prefetch, "micro-batches read ahead", config::at_least(1));
+}
+
+void TrainConfig::describe(config::Fields& f) {
+  using Names = std::vector<std::pair<Precision, const char*>>;
+  f.field("output", output, "run folder: checkpoints, metrics.jsonl, train.log, config.yaml");
+  f.field("steps", steps, "optimizer steps", config::at_least(1));
+  f.field("tokens_per_step", tokens_per_step,
+          "tokens of a step over all micro-batches; a multiple of context", config::at_least(1));
+  f.field("micro_batch", micro_batch,
+          "sequences computed at a time (memory), gradients are accumulated; 0: all of a step",
+          config::at_least(0));
+  f.field("seed", seed, "of the initial weights and the data order", config::at_least(0));
+  f.field("device", device, "auto, cpu, cuda or cuda:N");
+  f.field("threads", threads, "CPU threads of an operator; 0: libtorch's choice", config::between(0, 4096));
+  f.choice("precision", precision,
+           Names{{Precision::automatic, "automatic"}, {Precision::fp32, "fp32"}, {Precision::bf16, "bf16"}},
+           "of products, over fp32 weights; automatic: bf16 on a GPU, fp32 on the CPU");
+  f.field("deterministic", deterministic, "deterministic algorithms only, slower on a GPU");
+  f.field("max_skipped_in_a_row", max_skipped_in_a_row,
+          "training stops after so many steps in a row with a non-finite loss or gradient",
+          config::at_least(1));
+  f.field("log_every", log_every, "steps between lines on the console, and between waits for the device",
+          config::at_least(1));
+  f.field("statistics_every", statistics_every, "steps between attention statistics (entmax); 0: never",
+          config::at_least(0));
+  f.field("evaluate_every", evaluate_every, "steps between evaluations; 0: only at the end",
+          config::at_least(0));
+  f.field("evaluate_tokens", evaluate_tokens, "at most so many target tokens an evaluation",
+          config::at_least(1));
+  f.field("checkpoint_every", checkpoint_every, "steps between checkpoints; 0: only at the end",
+          config::at_least(0));
+  f.field("checkpoint_at_start", checkpoint_at_start,
+          "also save the untrained weights, as step 0; never pruned");
+  f.field("keep_checkpoints", keep_checkpoints, "newest checkpoints kept", config::at_least(1));
+  f.check(!output.empty(), "output", "must name a folder");
+}
+
+void RunConfig::describe(config::Fields& f) {
+  f.section("train", train, "the run");
+  f.section("data", data, "what is read");
+  f.section("model", model, "what is trained");
+  f.section("optim", optim, "how it is trained");
+
+  f.check(!data.train.empty(), "data.train", "names no data: set it to a split packed by asplash-data pack");
+  const int64_t sequences = std::max<int64_t>(train.micro_batch, 1);
+  // A context or micro-batch out of range is reported by itself; no product of it then.
+  const bool sizes_known = data.context >= 1 && data.context <= 1'000'000'000 && sequences <= 1'000'000'000;
+  const int64_t unit = sizes_known ? data.context * sequences : 1;
+  const std::string product = train.micro_batch > 0 ? str("data.context * train.micro_batch (", data.context,
+                                                          " * ", sequences, " = ", unit, ")")
+                                                    : str("data.context (", data.context, ")");
+  f.check(train.tokens_per_step % unit == 0, "train.tokens_per_step",
+          str("must be a multiple of ", product, ", got ", train.tokens_per_step,
+              "; nearest: ", neighbours(train.tokens_per_step, unit)));
+}
+
+}  // namespace asplash::train

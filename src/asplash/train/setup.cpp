@@ -1,0 +1,132 @@
+#include "asplash/train/setup.h"
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+
+#include "asplash/base/error.h"
+#include "asplash/base/version.h"
+#include "asplash/config/config.h"
+
+namespace asplash::train {
+namespace {
+
+bool wants_bf16(Precision precision, const ops::DeviceInfo& device) {
+  return precision == Precision::automatic ? device.is_cuda : precision == Precision::bf16;
+}
+
+/// The model's vocabulary: the tokenizer's where the configuration leaves it open, else one that holds it.
+int64_t vocab_size(const RunConfig& config, const data::Manifest& manifest) {
+  const int64_t wanted = config.model.vocab_size;
+  if (wanted == 0) return manifest.vocab_size;
+  if (wanted < manifest.vocab_size) {
+    fail("model.vocab_size: ", wanted, " is less than the ", manifest.vocab_size,
+         " tokens of the tokenizer of ", manifest.path, "; set it to at least that, or to 0");
+  }
+  return wanted;
+}
+
+void check_same_tokenizer(const data::Manifest& train, const data::Manifest& validation) {
+  if (train.tokenizer_hash == validation.tokenizer_hash) return;
+  fail("data.validation: ", validation.path, " was packed with another tokenizer (",
+       validation.tokenizer_hash, ") than data.train: ", train.path, " (", train.tokenizer_hash, ")");
+}
+
+void check_sequence_fits(const char* key, const data::TokenDataset& dataset, int64_t context) {
+  if (dataset.tokens() > context) return;
+  fail("data.context: a sequence of ", context, " tokens and its last target do not fit ", key, ": ",
+       dataset.manifest().path, " holds ", dataset.tokens(), " tokens; at most ", dataset.tokens() - 1);
+}
+
+void check_step_fits(const Setup& setup) {
+  const int64_t available = setup.samples_per_epoch();
+  const int64_t needed = setup.config.sequences_per_step();
+  if (available >= needed) return;
+  const int64_t context = setup.config.data.context;
+  fail("train.tokens_per_step: ", setup.config.train.tokens_per_step, " tokens are ", needed,
+       " sequences of ", context, ", data.train: ", setup.train->manifest().path, " holds ", available,
+       "; at most ", available * context);
+}
+
+void open_data(Setup& setup) {
+  const DataConfig& data = setup.config.data;
+  setup.train = data::TokenDataset::open(data.train);
+  check_sequence_fits("data.train", *setup.train, data.context);
+  setup.config.model.vocab_size = vocab_size(setup.config, setup.train->manifest());
+  check_step_fits(setup);
+  if (data.validation.empty()) return;
+  setup.validation = data::TokenDataset::open(data.validation);
+  check_same_tokenizer(setup.train->manifest(), setup.validation->manifest());
+  check_sequence_fits("data.validation", *setup.validation, data.context);
+}
+
+std::string now_utc() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  std::array<char, 40> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S UTC", &parts);
+  return text.data();
+}
+
+std::string one_line(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
+  return text;
+}
+
+}  // namespace
+
+int64_t Setup::samples_per_epoch() const {
+  if (!train) return 0;
+  data::LoaderOptions one_row = loader_options(config);
+  one_row.rows = one_row.micro_batches = one_row.prefetch = 1;
+  return data::Loader(*train, one_row, {}).samples_per_epoch();
+}
+
+data::LoaderOptions loader_options(const RunConfig& config) {
+  data::LoaderOptions options;
+  options.context = config.data.context;
+  options.rows = config.micro_batch();
+  options.micro_batches = config.accumulation();
+  options.packed = config.data.documents == DocumentMode::packed;
+  options.prefetch = config.data.prefetch;
+  options.seed = config.train.seed_value();
+  options.shuffle = config.data.shuffle;
+  return options;
+}
+
+RunConfig load_config(const TrainOptions& options) {
+  RunConfig config;
+  config::load(options.config_file, options.overrides, config::describing(config));
+  config.model = config.model.resolved();
+  config.train.micro_batch = config.micro_batch();
+  return config;
+}
+
+Setup prepare(const TrainOptions& options, const RunConfig& config) {
+  Setup setup;
+  setup.config = config;
+  setup.command = "asplash-train --config " + options.config_file;
+  for (const std::string& text : options.overrides) setup.command += " --set " + text;
+  ops::set_threads(config.train.threads);
+  ops::set_deterministic(config.train.deterministic);
+  setup.device = ops::choose_device(config.train.device);
+  setup.bf16 = wants_bf16(config.train.precision, setup.device);
+  try {
+    open_data(setup);
+  } catch (const Error& error) {
+    if (!options.dry_run || setup.train || config.model.vocab_size == 0) throw;
+    setup.data_problem = error.what();
+  }
+  return setup;
+}
+
+std::string resolved_config_text(const Setup& setup) {
+  RunConfig config = setup.config;
+  return str("# asplash ", version(), ", git commit ", git_commit(), ", ", now_utc(), "\n# ",
+             setup.device.name, ": ", setup.device.description, ", ", setup.precision(), "\n# ",
+             one_line(setup.command), "\n", config::print(config::describing(config)));
+}
+
+}  // namespace asplash::train

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "asplash/checkpoint/checkpoint.h"
+#include "asplash/data/loader.h"
+#include "asplash/model/language_model.h"
+#include "asplash/optim/adamw.h"
+#include "asplash/train/guard.h"
+#include "asplash/train/metrics.h"
+#include "asplash/train/setup.h"
+
+namespace asplash {
+class Progress;
+}
+
+namespace asplash::train {
+
+/// The loop: read, step, report, evaluate, save. Everything it is given must outlive it.
+class Trainer {
+ public:
+  /// state: where training goes on. config_text is saved with each checkpoint.
+  Trainer(const Setup& setup, const std::string& config_text, model::LanguageModel& model,
+          optim::AdamW& optimizer, const checkpoint::TrainerState& state);
+  ~Trainer();
+
+  /// Trains to the last step, or to the end of the step in which a signal arrives (base/interrupt.h); either
+  /// way the run folder then holds a checkpoint of the last step done. Throws asplash::Error, also where too
+  /// many steps in a row were skipped.
+  void run();
+
+  const checkpoint::TrainerState& state() const { return state_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// A step whose numbers still are on the device.
+  struct PendingStep {
+    StepRecord record;
+    at::Tensor numbers;
+  };
+
+  bool done() const;
+  bool is_due(int64_t every) const { return every > 0 && state_.step % every == 0; }
+  std::vector<data::Batch> read();
+  void step(const std::vector<data::Batch>& micro_batches);
+  void report();
+  void evaluate();
+  void save();
+  void complete(StepRecord& record, double milliseconds) const;
+
+  const Setup& setup_;
+  std::string config_text_;
+  model::LanguageModel& model_;
+  optim::AdamW& optimizer_;
+  checkpoint::TrainerState state_;
+  data::Loader loader_;
+  BadStepGuard guard_;
+  MetricsFile metrics_;
+  std::unique_ptr<Progress> progress_;  ///< on a terminal
+  std::vector<PendingStep> pending_;
+  Clock::time_point reported_;  ///< the time from here on belongs to the pending steps
+  int64_t evaluated_step_ = -1;
+  int64_t saved_step_ = -1;
+};
+
+}  // namespace asplash::train

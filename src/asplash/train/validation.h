@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+#include "asplash/data/dataset.h"
+#include "asplash/model/language_model.h"
+#include "asplash/ops/device.h"
+#include "asplash/train/run_config.h"
+
+namespace asplash::train {
+
+struct ValidationResult {
+  double loss = 0;  ///< sum of -log p over all targets, divided once by their number; nats
+  int64_t target_tokens = 0;
+};
+
+/// Mean loss over the first windows of the data set, always the same ones: of the training context and
+/// document mode, at most evaluate_tokens of them, in whole micro-batches. Waits for the device once, at the
+/// end.
+ValidationResult validate(model::LanguageModel& model, const data::TokenDataset& dataset,
+                          const RunConfig& config, const ops::DeviceInfo& device);
+
+}  // namespace asplash::train

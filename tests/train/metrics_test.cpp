@@ -1,0 +1,105 @@
+#include "asplash/train/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "asplash/base/error.h"
+#include "asplash/base/files.h"
+#include "asplash/train/console.h"
+#include "checkpoint/temporary_folder.h"
+
+namespace asplash::train {
+namespace {
+
+StepRecord record_of(int64_t step) {
+  StepRecord record;
+  record.step = step;
+  record.loss = 6.5;
+  record.tokens = 3'000'000'000;
+  record.position = {1, 24};
+  return record;
+}
+
+std::vector<nlohmann::json> lines_of(const std::string& path) {
+  std::vector<nlohmann::json> lines;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
+  return lines;
+}
+
+TEST(MetricsFile, WritesOneObjectALine) {
+  const TemporaryFolder folder;
+  MetricsFile metrics(folder / "m.jsonl", 0);
+  StepRecord step = record_of(1);
+  step.zero_tile_share = 0.25;
+  metrics.write(step);
+  EvaluationRecord evaluation;
+  evaluation.step = 1;
+  evaluation.loss = 2;
+  evaluation.perplexity = 7.4;
+  metrics.write(evaluation);
+  const auto lines = lines_of(folder / "m.jsonl");
+  ASSERT_EQ(lines.size(), 2u);
+  for (const char* key : {"step", "loss", "grad_norm", "lr", "tokens", "tokens_per_second", "step_ms",
+                          "data_wait_ms", "epoch", "sample", "skipped", "memory_bytes", "zero_tile_share"}) {
+    EXPECT_TRUE(lines[0].contains(key)) << key;
+  }
+  EXPECT_FALSE(lines[0].contains("mfu")) << "unknown";
+  EXPECT_EQ(lines[0]["tokens"], 3'000'000'000);
+  EXPECT_EQ(lines[1]["event"], "evaluation");
+  EXPECT_EQ(lines[1]["perplexity"], 7.4);
+}
+
+TEST(MetricsFile, NonFiniteNumbersBecomeNull) {
+  const TemporaryFolder folder;
+  MetricsFile metrics(folder / "m.jsonl", 0);
+  StepRecord step = record_of(1);
+  step.loss = std::numeric_limits<double>::quiet_NaN();
+  step.grad_norm = std::numeric_limits<double>::infinity();
+  metrics.write(step);
+  const auto lines = lines_of(folder / "m.jsonl");
+  EXPECT_TRUE(lines.at(0)["loss"].is_null());
+  EXPECT_TRUE(lines.at(0)["grad_norm"].is_null());
+}
+
+TEST(MetricsFile, ResumingRemovesLaterAndTornLines) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "m.jsonl";
+  {
+    MetricsFile metrics(path, 0);
+    for (int64_t step = 1; step <= 5; ++step) metrics.write(record_of(step));
+    EvaluationRecord evaluation;
+    for (const int64_t step : {3, 5}) {
+      evaluation.step = step;
+      metrics.write(evaluation);
+    }
+  }
+  std::ofstream(path, std::ios::app) << "{\"step\": 2, \"lo";
+  MetricsFile(path, 3).write(record_of(4));
+  std::vector<int64_t> steps;
+  for (const auto& line : lines_of(path)) steps.push_back(line["step"].get<int64_t>());
+  EXPECT_EQ(steps, (std::vector<int64_t>{1, 2, 3, 3, 4}));
+}
+
+TEST(MetricsFile, NamesAFileItCannotWrite) { EXPECT_THROW(MetricsFile("/no/such/folder/m.jsonl", 0), Error); }
+
+TEST(Console, LinesAlign) {
+  StepRecord a = record_of(7), b = record_of(123);
+  a.tokens_per_second = 900;
+  b.tokens_per_second = 123456;
+  b.grad_norm = 12.5;
+  EXPECT_EQ(step_line(a, 400).size(), step_line(b, 400).size());
+  EXPECT_NE(step_line(a, 400).find("step   7/400"), std::string::npos) << step_line(a, 400);
+  EXPECT_NE(step_line(a, 400).find("MFU n/a"), std::string::npos);
+  b.mfu = 0.456;
+  b.zero_tile_share = 0.5;
+  b.mean_support = 17.25;
+  EXPECT_NE(step_line(b, 400).find("MFU 45.6%"), std::string::npos);
+  EXPECT_NE(step_line(b, 400).find("zero tiles 50.0%"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace asplash::train
