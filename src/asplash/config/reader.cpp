@@ -117,7 +117,9 @@ void Reader::read_list(const char* key, std::vector<Value>& values, const std::s
   std::vector<Value> items;
   for (size_t i = 0; i < node.items.size(); ++i) {
     const Node& item = node.items[i];
-    auto read = read_item<Value>(item, item.place, str(dotted(key), "[", i, "]"), kind, range, parse);
+    // The parser places what is not there at the token that follows.
+    const Place place = item.kind == Node::Kind::null ? entry->place : item.place;
+    auto read = read_item<Value>(item, place, str(dotted(key), "[", i, "]"), kind, range, parse);
     if (read) items.push_back(std::move(*read));
   }
   if (items.size() == node.items.size()) values = std::move(items);
@@ -230,11 +232,11 @@ void Reader::close_section() {
 
 std::string Reader::advice(const Unknown& unknown) const {
   if (unknown.key == "<<") return "YAML merge keys are not supported; share values by base:";
-  const std::string near = nearest(unknown.key, unknown.siblings);
-  if (!near.empty()) return "unknown key; did you mean '" + unknown.prefix + near + "'?";
   if (std::find(known_.begin(), known_.end(), unknown.prefix + unknown.key) != known_.end()) {
     return "unknown key with a dot; write one section inside the other";
   }
+  const std::string near = nearest(unknown.key, unknown.siblings);
+  if (!near.empty()) return "unknown key; did you mean '" + unknown.prefix + near + "'?";
   // The right name in the wrong section.
   for (const std::string& known : known_) {
     const size_t dot = known.find_last_of('.');

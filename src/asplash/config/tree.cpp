@@ -29,8 +29,23 @@ class TreeBuilder final : public YAML::EventHandler {
     return {source_, with_lines_ ? std::max(mark.line, 0) + 1 : 0};
   }
 
+  /// Adds what the parser says about broken syntax.
+  void report(const YAML::Exception& e) {
+    // An open quote is noticed at the end of the file, where it is of no use to anyone.
+    if (e.msg == YAML::ErrorMsg::EOF_IN_SCALAR && !open_.empty() && open_.back().has_key) {
+      problems_.add(open_.back().key_place, dotted(), "not valid YAML: a quote is opened and not closed");
+      return;
+    }
+    const std::string column = e.mark.column >= 0 ? str(" (column ", e.mark.column + 1, ")") : "";
+    const char* hint = with_lines_ ? "" : "; put text with special characters in quotes";
+    problems_.add(place(e.mark), "", "not valid YAML: " + e.msg + column + hint);
+  }
+
   void OnDocumentStart(const YAML::Mark& mark) override {
-    if (documents_++ == 1) problems_.add(place(mark), "", "a second YAML document starts here; one is read");
+    // Also what cannot be read goes on as one document after the other, some of them without end (",").
+    if (documents_++ == 1) {
+      throw YAML::ParserException(mark, "a second document, or text after the end of the first");
+    }
   }
   void OnDocumentEnd() override {}
 
@@ -107,7 +122,7 @@ class TreeBuilder final : public YAML::EventHandler {
 
   void attach(Node node) {
     if (open_.empty()) {
-      if (documents_ == 1) root_ = std::move(node);
+      root_ = std::move(node);
       return;
     }
     Open& parent = open_.back();
@@ -126,6 +141,7 @@ class TreeBuilder final : public YAML::EventHandler {
   void set_key(Open& map, const Node& node) {
     map.has_key = true;
     map.drop_value = true;
+    map.key.clear();
     if (node.kind == Node::Kind::invalid) return;
     if (node.kind != Node::Kind::scalar) {
       add_problem(node.place, "a key must be a name; here stands a list, a map or nothing");
@@ -145,7 +161,7 @@ class TreeBuilder final : public YAML::EventHandler {
   std::string dotted() const {
     std::vector<std::string> keys;
     for (const Open& level : open_) {
-      if (level.node.kind == Node::Kind::map && level.has_key) keys.push_back(level.key);
+      if (level.has_key && !level.key.empty()) keys.push_back(level.key);
     }
     return join(keys, ".");
   }
@@ -201,14 +217,14 @@ std::optional<Node> read_yaml(const std::string& text, int source, bool with_lin
   }
   TreeBuilder builder(source, with_lines, problems);
   try {
-    std::istringstream stream(text);
+    // The parser forgives an open quote if the text ends in a line break: a comment at the end makes it
+    // notice.
+    std::istringstream stream(text + (!text.empty() && text.back() == '\n' ? "#" : "\n#"));
     YAML::Parser parser(stream);
     while (parser.HandleNextDocument(builder)) {
     }
   } catch (const YAML::Exception& e) {
-    const std::string column = e.mark.column >= 0 ? str(" (column ", e.mark.column + 1, ")") : "";
-    const char* hint = with_lines ? "" : "; put text with special characters in quotes";
-    problems.add(builder.place(e.mark), "", "not valid YAML: " + e.msg + column + hint);
+    builder.report(e);
     return std::nullopt;
   }
   return builder.take();
