@@ -9,6 +9,10 @@
 namespace asplash::train {
 namespace {
 
+/// Of a sequence, a step: products of two of them, and of one and kMaxSteps, fit into 64 bits.
+constexpr int64_t kMaxTokens = 1'000'000'000;
+constexpr int64_t kMaxSteps = 1'000'000'000;
+
 /// "512 or 1024": the multiples of `unit` around a value.
 std::string neighbours(int64_t value, int64_t unit) {
   const int64_t below = value / unit * unit;
@@ -23,7 +27,7 @@ void DataConfig::describe(config::Fields& f) {
   f.field("validation", validation, "packed split for the evaluations while training; empty: none");
   f.choice("documents", documents, Names{{DocumentMode::stream, "stream"}, {DocumentMode::packed, "packed"}},
            "stream: one stream across documents; packed: attention and positions do not cross documents");
-  f.field("context", context, "tokens of a sequence", config::at_least(2));
+  f.field("context", context, "tokens of a sequence", config::between(2, kMaxTokens));
   f.field("shuffle", shuffle,
           "a new random order of the sequences each epoch (of the seed); false: in order");
   f.field("prefetch", prefetch, "micro-batches read ahead", config::at_least(1));
@@ -32,12 +36,12 @@ void DataConfig::describe(config::Fields& f) {
 void TrainConfig::describe(config::Fields& f) {
   using Names = std::vector<std::pair<Precision, const char*>>;
   f.field("output", output, "run folder: checkpoints, metrics.jsonl, train.log, config.yaml");
-  f.field("steps", steps, "optimizer steps", config::at_least(1));
+  f.field("steps", steps, "optimizer steps", config::between(1, kMaxSteps));
   f.field("tokens_per_step", tokens_per_step,
-          "tokens of a step over all micro-batches; a multiple of context", config::at_least(1));
+          "tokens of a step over all micro-batches; a multiple of context", config::between(1, kMaxTokens));
   f.field("micro_batch", micro_batch,
           "sequences computed at a time (memory), gradients are accumulated; 0: all of a step",
-          config::at_least(0));
+          config::between(0, kMaxTokens));
   f.field("seed", seed, "of the initial weights and the data order", config::at_least(0));
   f.field("device", device, "auto, cpu, cuda or cuda:N");
   f.field("threads", threads, "CPU threads of an operator; 0: libtorch's choice", config::between(0, 4096));
@@ -72,9 +76,9 @@ void RunConfig::describe(config::Fields& f) {
 
   f.check(!data.train.empty(), "data.train", "names no data: set it to a split packed by asplash-data pack");
   const int64_t sequences = std::max<int64_t>(train.micro_batch, 1);
-  // A context or micro-batch out of range is reported by itself; no product of it then.
-  const bool sizes_known = data.context >= 1 && data.context <= 1'000'000'000 && sequences <= 1'000'000'000;
-  const int64_t unit = sizes_known ? data.context * sequences : 1;
+  // Values out of range are reported by themselves and have no product to hold the step against.
+  const bool in_range = data.context >= 1 && data.context <= kMaxTokens && sequences <= kMaxTokens;
+  const int64_t unit = in_range ? data.context * sequences : 1;
   const std::string product = train.micro_batch > 0 ? str("data.context * train.micro_batch (", data.context,
                                                           " * ", sequences, " = ", unit, ")")
                                                     : str("data.context (", data.context, ")");
