@@ -27,11 +27,13 @@ namespace {
 
 class FileDescriptor {
  public:
-  FileDescriptor(const std::string& path, int flags, const char* what) : path_(path) {
+  /// Errors name `path`, or `shown_path` where the user knows the file by another name.
+  FileDescriptor(const std::string& path, int flags, const char* what, const std::string& shown_path = "")
+      : path_(shown_path.empty() ? path : shown_path) {
     do {
       fd_ = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
     } while (fd_ < 0 && errno == EINTR);
-    if (fd_ < 0) fail_system(what, path, errno);
+    if (fd_ < 0) fail_system(what, path_, errno);
   }
   ~FileDescriptor() {
     if (fd_ >= 0) ::close(fd_);
@@ -141,7 +143,7 @@ std::string read_file(const std::string& path) {
 
 void write_file_atomically(const std::string& path, const std::string& content) {
   TemporaryFile temporary(str(path, ".tmp-", ::getpid()));
-  FileDescriptor file(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC, "write");
+  FileDescriptor file(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC, "write", path);
   file.write_all(content.data(), content.size());
   file.sync();
   file.close();
@@ -149,9 +151,7 @@ void write_file_atomically(const std::string& path, const std::string& content) 
   fsync_path(folder_of(path));
 }
 
-void fsync_path(const std::string& path) {
-  FileDescriptor(path, O_RDONLY, "sync").sync();
-}
+void fsync_path(const std::string& path) { FileDescriptor(path, O_RDONLY, "sync").sync(); }
 
 MappedFile::MappedFile(const std::string& path) {
   const FileDescriptor file(path, O_RDONLY, "read");
@@ -178,13 +178,9 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
-uint64_t hash64(const void* data, size_t bytes) {
-  return XXH3_64bits(data, bytes);
-}
+uint64_t hash64(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
 
-std::string hash_bytes(const void* data, size_t bytes) {
-  return hex(XXH3_128bits(data, bytes));
-}
+std::string hash_bytes(const void* data, size_t bytes) { return hex(XXH3_128bits(data, bytes)); }
 
 std::string hash_file(const std::string& path) {
   const FileDescriptor file(path, O_RDONLY, "read");

@@ -1,7 +1,9 @@
 #include "asplash/config/reader.h"
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 #include "asplash/base/error.h"
