@@ -4,6 +4,17 @@
 
 #include "asplash/ops/entmax_cpu_kernels.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+// glibc's libmvec holds vector forms of these (4 ulp); loops marked `omp simd` then call those.
+#pragma omp declare simd notinbranch
+extern "C" float powf(float, float) noexcept;
+#pragma omp declare simd notinbranch
+extern "C" double pow(double, double) noexcept;
+#else
+extern "C" float powf(float, float) noexcept;
+extern "C" double pow(double, double) noexcept;
+#endif
+
 namespace asplash::ops::cpu {
 namespace {
 
@@ -66,8 +77,8 @@ constexpr T kInfinity = static_cast<T>(__builtin_inf());
 template <class T>
 constexpr T kEpsilon = sizeof(T) == 4 ? static_cast<T>(1.2e-7) : static_cast<T>(2.3e-16);
 
-inline float power(float x, float e) { return __builtin_powf(x, e); }
-inline double power(double x, double e) { return __builtin_pow(x, e); }
+inline float power(float x, float e) { return powf(x, e); }
+inline double power(double x, double e) { return pow(x, e); }
 
 // ---- small matrix products ----
 
@@ -252,11 +263,11 @@ inline typename Simd<T>::Vector slope_weight(typename Simd<T>::Vector u, T r) {
   using S = Simd<T>;
   if (E == Exponent::two) return u;
   if (E == Exponent::one) return u > typename S::Vector{} ? S::all(1) : u;
-  typename S::Vector w = u;
-  for (int i = 0; i < S::kLanes; ++i) {
-    if (u[i] > 0) w[i] = power(u[i], r - 1);
-  }
-  return w;
+  T lanes[S::kLanes];
+  S::store(lanes, u == typename S::Vector{} ? S::all(1) : u);  // libmvec takes a slow path for 0
+#pragma omp simd
+  for (int i = 0; i < S::kLanes; ++i) lanes[i] = power(lanes[i], r - 1);
+  return u == typename S::Vector{} ? u : S::load(lanes);
 }
 
 // ---- row thresholds ----
