@@ -12,8 +12,8 @@ namespace asplash::text {
 /// A SentencePiece model (Kudo and Richardson 2018, arXiv 1808.06226). Thread-safe for reading.
 ///
 /// For models made by train_tokenizer() (identity normalization, byte fallback) decode(encode(x)) == x for
-/// every valid UTF-8 text x, U+2581 included: SentencePiece writes a space as that character, so a literal one
-/// is encoded by its three byte-fallback pieces instead. Models from elsewhere are applied as they are.
+/// every valid UTF-8 text x, U+2581 included: SentencePiece writes a space as that character, so a literal
+/// one is encoded by its three byte-fallback pieces instead. Models from elsewhere are applied as they are.
 class Tokenizer {
  public:
   /// Throws asplash::Error naming the file if it is missing or not a SentencePiece model.

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace asplash::text {
+
+/// A file's bytes, decompressed. Errors name the file.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+  /// Up to `bytes` bytes; 0 at the end. Throws asplash::Error for damaged or truncated compressed data.
+  virtual size_t read(char* out, size_t bytes) = 0;
+  /// Bytes of the file taken so far, as they lie on the disk.
+  virtual int64_t consumed() const = 0;
+};
+
+/// By the ending: .xz, .gz, .zst, .bz2 are decompressed (through libarchive), everything else is read as it
+/// is.
+std::unique_ptr<ByteSource> open_bytes(const std::string& path);
+
+/// The ending if it is one of a compression, else "".
+std::string compression_of(const std::string& path);
+
+/// Lines of a source, of any length.
+class LineReader {
+ public:
+  explicit LineReader(ByteSource& source);
+  /// The next line without its line break ("\n" or "\r\n"); false at the end.
+  bool next(std::string& line);
+
+ private:
+  ByteSource& source_;
+  std::string buffer_;
+  size_t begin_ = 0;
+  size_t end_ = 0;
+};
+
+/// All bytes that are left.
+std::string read_all(ByteSource& source);
+
+}  // namespace asplash::text
