@@ -1,0 +1,1 @@
+asplash_program(data LINK asplash_text)
