@@ -36,12 +36,8 @@ InterruptGuard::~InterruptGuard() {
   sigaction(SIGXFSZ, &before_file_size_, nullptr);
 }
 
-bool interrupted() {
-  return received != 0;
-}
+bool interrupted() { return received != 0; }
 
-int interrupt_signal() {
-  return received;
-}
+int interrupt_signal() { return received; }
 
 }  // namespace asplash

@@ -144,26 +144,16 @@ void init(const Options& options) {
   h.loggers = std::move(loggers);
 }
 
-void debug(const std::string& message) {
-  write(*current()->everywhere, Level::debug, message);
-}
-void info(const std::string& message) {
-  write(*current()->everywhere, Level::info, message);
-}
-void warning(const std::string& message) {
-  write(*current()->everywhere, Level::warning, message);
-}
-void error(const std::string& message) {
-  write(*current()->everywhere, Level::error, message);
-}
+void debug(const std::string& message) { write(*current()->everywhere, Level::debug, message); }
+void info(const std::string& message) { write(*current()->everywhere, Level::info, message); }
+void warning(const std::string& message) { write(*current()->everywhere, Level::warning, message); }
+void error(const std::string& message) { write(*current()->everywhere, Level::error, message); }
 
 void file_only(const std::string& message) {
   const auto loggers = current();
   if (loggers->file) write(*loggers->file, Level::info, message);
 }
 
-void flush() {
-  current()->everywhere->flush();
-}
+void flush() { current()->everywhere->flush(); }
 
 }  // namespace asplash::log

@@ -89,9 +89,7 @@ struct Progress::Impl {
 
 Progress::Progress(Options options) : impl_(std::make_unique<Impl>(std::move(options))) {}
 
-Progress::~Progress() {
-  clear();
-}
+Progress::~Progress() { clear(); }
 
 void Progress::update(double done, const std::string& note) {
   Impl& p = *impl_;

@@ -50,9 +50,7 @@ bool is_interactive() {
   return isatty(STDERR_FILENO) == 1 && !(term != nullptr && std::string(term) == "dumb");
 }
 
-bool has_colours() {
-  return is_interactive() && !is_set("NO_COLOR");
-}
+bool has_colours() { return is_interactive() && !is_set("NO_COLOR"); }
 
 int width() {
   winsize size{};

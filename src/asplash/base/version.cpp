@@ -4,12 +4,8 @@
 
 namespace asplash {
 
-std::string version() {
-  return ASPLASH_VERSION;
-}
+std::string version() { return ASPLASH_VERSION; }
 
-std::string git_commit() {
-  return ASPLASH_GIT_COMMIT;
-}
+std::string git_commit() { return ASPLASH_GIT_COMMIT; }
 
 }  // namespace asplash

@@ -65,7 +65,9 @@ class Fields {
   }
 
   /// States a rule between values: where `ok` is false, the problem is reported at `key`'s line (or its
-  /// section's, where the key was not written). Checks run after reading; printing ignores them.
+  /// section's, where the key was not written). `key` may lie in a section below ("data.context"). Not
+  /// reported where a value of this section, or of one below it, was bad itself; printing ignores checks.
+  /// describe() sees valid values only: a bad one is not assigned.
   virtual void check(bool ok, const char* key, const std::string& message) = 0;
 
  protected:
