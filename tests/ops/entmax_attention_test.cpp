@@ -5,36 +5,26 @@
 #include "asplash/ops/entmax_attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include "asplash/ops/entmax_problem.h"
+#include "ops/entmax_inputs.h"
 #include "ops/entmax_reference.h"
 
 namespace asplash::test {
 namespace {
 
-struct Shape {
-  int64_t batch, heads, kv_heads, q_tokens, k_tokens, head_dim;
+/// On one thread: many small tensors, and other programs may be using the cores. That the number of threads
+/// changes nothing is tested in entmax_robustness_test.cpp.
+class EntmaxAttention : public testing::Test {
+ protected:
+  EntmaxAttention() { at::set_num_threads(1); }
+  ~EntmaxAttention() override { at::set_num_threads(threads_); }
+
+ private:
+  int threads_ = at::get_num_threads();
 };
-
-struct Inputs {
-  at::Tensor query, key, value, grad_out;
-};
-
-/// Normal inputs; `spread` is the standard deviation of the scores at the default scale.
-Inputs make(const Shape& s, at::ScalarType type, double spread = 2) {
-  const auto options = at::TensorOptions().dtype(at::kDouble);
-  const double size = std::sqrt(spread);
-  return {at::randn({s.batch, s.heads, s.q_tokens, s.head_dim}, options).mul_(size).to(type),
-          at::randn({s.batch, s.kv_heads, s.k_tokens, s.head_dim}, options).mul_(size).to(type),
-          at::randn({s.batch, s.kv_heads, s.k_tokens, s.head_dim}, options).to(type),
-          at::randn({s.batch, s.heads, s.q_tokens, s.head_dim}, options).to(type)};
-}
-
-std::optional<at::Tensor> offsets(const std::vector<int64_t>& values) {
-  if (values.empty()) return std::nullopt;
-  return at::tensor(values, at::kLong).to(at::kInt);
-}
 
 /// Runs both implementations on the inputs and compares everything with the reference.
 void expect_matches(const Inputs& in, EntmaxCase call, double tolerance, bool default_scale = true) {
@@ -75,46 +65,46 @@ void expect_matches(const Inputs& in, EntmaxCase call, double tolerance, bool de
 constexpr double kDoubleTolerance = 1e-12;
 constexpr double kFloatTolerance = 4e-6;
 
-TEST(EntmaxAttention, MatchesTheReferenceAtEveryLength) {
+TEST_F(EntmaxAttention, MatchesTheReferenceAtEveryLength) {
   at::manual_seed(1);
   for (const int64_t n : {1, 63, 64, 65, 127, 129, 191, 193, 300}) {
     for (const bool causal : {true, false}) {
       SCOPED_TRACE(testing::Message() << n << " tokens, causal " << causal);
       EntmaxCase call;
       call.causal = causal;
-      expect_matches(make({1, 2, 2, n, n, 16}, at::kDouble), call, kDoubleTolerance);
+      expect_matches(make_inputs({1, 2, 2, n, n, 16}, at::kDouble), call, kDoubleTolerance);
     }
   }
 }
 
-TEST(EntmaxAttention, MatchesTheReferenceAtAThousandTokens) {
+TEST_F(EntmaxAttention, MatchesTheReferenceAtAThousandTokens) {
   at::manual_seed(2);
   EntmaxCase call;
-  expect_matches(make({1, 1, 1, 1000, 1000, 64}, at::kFloat), call, kFloatTolerance);
+  expect_matches(make_inputs({1, 1, 1, 1000, 1000, 64}, at::kFloat), call, kFloatTolerance);
   call.slopes = std::vector<double>{0.5};
-  expect_matches(make({1, 1, 1, 1000, 1000, 64}, at::kFloat), call, kFloatTolerance);
+  expect_matches(make_inputs({1, 1, 1, 1000, 1000, 64}, at::kFloat), call, kFloatTolerance);
 }
 
-TEST(EntmaxAttention, SharesKeyValueHeadsWithinGroups) {
+TEST_F(EntmaxAttention, SharesKeyValueHeadsWithinGroups) {
   at::manual_seed(3);
   for (const int64_t ratio : {1, 2, 4, 7, 8}) {
     SCOPED_TRACE(testing::Message() << "ratio " << ratio);
-    expect_matches(make({2, 2 * ratio, 2, 70, 70, 8}, at::kDouble), {}, kDoubleTolerance);
+    expect_matches(make_inputs({2, 2 * ratio, 2, 70, 70, 8}, at::kDouble), {}, kDoubleTolerance);
   }
 }
 
-TEST(EntmaxAttention, SolvesAnyAlpha) {
+TEST_F(EntmaxAttention, SolvesAnyAlpha) {
   at::manual_seed(4);
   for (const double alpha : {1.01, 1.1, 1.25, 4.0 / 3, 1.5, 1.75, 2.0}) {
     SCOPED_TRACE(testing::Message() << "alpha " << alpha);
     EntmaxCase call;
     call.alpha = alpha;
-    expect_matches(make({1, 2, 1, 130, 130, 16}, at::kDouble), call, 1e-10);
-    expect_matches(make({1, 2, 1, 130, 130, 16}, at::kFloat), call, alpha < 1.1 ? 2e-4 : 3e-5);
+    expect_matches(make_inputs({1, 2, 1, 130, 130, 16}, at::kDouble), call, 1e-10);
+    expect_matches(make_inputs({1, 2, 1, 130, 130, 16}, at::kFloat), call, alpha < 1.1 ? 2e-4 : 3e-5);
   }
 }
 
-TEST(EntmaxAttention, AlignsDifferingLengthsAtTheEnd) {
+TEST_F(EntmaxAttention, AlignsDifferingLengthsAtTheEnd) {
   at::manual_seed(5);
   const std::vector<std::pair<int64_t, int64_t>> lengths = {{1, 1}, {1, 200}, {3, 65},  {64, 190},
                                                             {5, 0}, {130, 7}, {65, 64}, {0, 10}};
@@ -126,24 +116,24 @@ TEST(EntmaxAttention, AlignsDifferingLengthsAtTheEnd) {
         EntmaxCase call;
         call.causal = causal;
         if (alibi) call.slopes = std::vector<double>{0.25, 0.0};
-        expect_matches(make({2, 2, 1, q_tokens, k_tokens, 16}, at::kDouble), call, kDoubleTolerance);
+        expect_matches(make_inputs({2, 2, 1, q_tokens, k_tokens, 16}, at::kDouble), call, kDoubleTolerance);
       }
     }
   }
 }
 
-TEST(EntmaxAttention, AppliesAlibiSlopes) {
+TEST_F(EntmaxAttention, AppliesAlibiSlopes) {
   at::manual_seed(6);
   for (const bool causal : {true, false}) {
     EntmaxCase call;
     call.causal = causal;
     call.slopes = std::vector<double>{1.0, 0.25, 0.03125, 0.0};
-    expect_matches(make({1, 4, 2, 333, 333, 16}, at::kDouble), call, kDoubleTolerance);
-    expect_matches(make({1, 4, 2, 333, 333, 16}, at::kFloat), call, kFloatTolerance);
+    expect_matches(make_inputs({1, 4, 2, 333, 333, 16}, at::kDouble), call, kDoubleTolerance);
+    expect_matches(make_inputs({1, 4, 2, 333, 333, 16}, at::kFloat), call, kFloatTolerance);
   }
 }
 
-TEST(EntmaxAttention, KeepsPackedDocumentsApart) {
+TEST_F(EntmaxAttention, KeepsPackedDocumentsApart) {
   at::manual_seed(7);
   const std::vector<int64_t> boundaries = {0, 0, 1, 64, 128, 129, 192, 255, 320, 320, 383, 449};
   for (const bool causal : {true, false}) {
@@ -151,16 +141,16 @@ TEST(EntmaxAttention, KeepsPackedDocumentsApart) {
     call.causal = causal;
     call.cu_seqlens_q = call.cu_seqlens_k = boundaries;
     call.slopes = std::vector<double>{0.5, 0.0};
-    expect_matches(make({1, 2, 1, 449, 449, 16}, at::kDouble), call, kDoubleTolerance);
+    expect_matches(make_inputs({1, 2, 1, 449, 449, 16}, at::kDouble), call, kDoubleTolerance);
     call.cu_seqlens_q = std::vector<int64_t>{0, 3, 3, 67, 70, 71};
     call.cu_seqlens_k = std::vector<int64_t>{0, 64, 70, 70, 135, 336};
-    expect_matches(make({1, 2, 2, 71, 336, 16}, at::kDouble), call, kDoubleTolerance);
+    expect_matches(make_inputs({1, 2, 2, 71, 336, 16}, at::kDouble), call, kDoubleTolerance);
   }
 }
 
-TEST(EntmaxAttention, TreatsPackedDocumentsLikeSingleOnes) {
+TEST_F(EntmaxAttention, TreatsPackedDocumentsLikeSingleOnes) {
   at::manual_seed(8);
-  const Inputs in = make({1, 4, 2, 200, 200, 32}, at::kFloat);
+  const Inputs in = make_inputs({1, 4, 2, 200, 200, 32}, at::kFloat);
   const std::vector<int64_t> boundaries = {0, 1, 1, 64, 66, 200};
   const at::Tensor cu = *offsets(boundaries);
   const at::Tensor packed = ops::entmax_attention(in.query, in.key, in.value, {}, nullptr, &cu, &cu);
@@ -172,27 +162,27 @@ TEST(EntmaxAttention, TreatsPackedDocumentsLikeSingleOnes) {
   }
 }
 
-TEST(EntmaxAttention, AcceptsOddHeadSizes) {
+TEST_F(EntmaxAttention, AcceptsOddHeadSizes) {
   at::manual_seed(9);
   for (const int64_t head_dim : {1, 5, 17, 80, 128}) {
     SCOPED_TRACE(testing::Message() << "head_dim " << head_dim);
-    expect_matches(make({1, 2, 1, 100, 100, head_dim}, at::kDouble), {}, kDoubleTolerance);
-    expect_matches(make({1, 2, 1, 100, 100, head_dim}, at::kFloat), {}, kFloatTolerance);
+    expect_matches(make_inputs({1, 2, 1, 100, 100, head_dim}, at::kDouble), {}, kDoubleTolerance);
+    expect_matches(make_inputs({1, 2, 1, 100, 100, head_dim}, at::kFloat), {}, kFloatTolerance);
   }
 }
 
-TEST(EntmaxAttention, UsesTheGivenScale) {
+TEST_F(EntmaxAttention, UsesTheGivenScale) {
   at::manual_seed(10);
   for (const double scale : {0.03, 1.0, -0.2}) {
     EntmaxCase call;
     call.scale = scale;
-    expect_matches(make({1, 2, 2, 90, 90, 16}, at::kDouble), call, kDoubleTolerance, false);
+    expect_matches(make_inputs({1, 2, 2, 90, 90, 16}, at::kDouble), call, kDoubleTolerance, false);
   }
 }
 
-TEST(EntmaxAttention, AcceptsAnyStrides) {
+TEST_F(EntmaxAttention, AcceptsAnyStrides) {
   at::manual_seed(11);
-  const Inputs in = make({2, 4, 2, 100, 100, 32}, at::kFloat);
+  const Inputs in = make_inputs({2, 4, 2, 100, 100, 32}, at::kFloat);
   const at::Tensor expected = ops::entmax_attention(in.query, in.key, in.value);
   const auto by_token = [](const at::Tensor& x) { return x.transpose(1, 2).contiguous().transpose(1, 2); };
   EXPECT_TRUE(
@@ -206,11 +196,11 @@ TEST(EntmaxAttention, AcceptsAnyStrides) {
       expected.equal(ops::entmax_attention(in.query, fused.narrow(3, 0, 32), fused.narrow(3, 32, 32))));
 }
 
-TEST(EntmaxAttention, RoundsLowPrecisionOnce) {
+TEST_F(EntmaxAttention, RoundsLowPrecisionOnce) {
   at::manual_seed(12);
   for (const auto type : {at::kBFloat16, at::kHalf}) {
     const double unit = type == at::kBFloat16 ? 1.0 / 256 : 1.0 / 2048;
-    const Inputs in = make({1, 4, 2, 257, 257, 64}, type);
+    const Inputs in = make_inputs({1, 4, 2, 257, 257, 64}, type);
     expect_matches(in, {}, unit);
     // What fp32 gives for the same inputs, rounded: nothing is lost on the way.
     const at::Tensor wide =

@@ -18,14 +18,11 @@ struct EntmaxCase {
   std::vector<int64_t> cu_seqlens_q, cu_seqlens_k;  ///< empty: one document
 };
 
-/// tau with sum_j [z_j - tau]_+^(1/(alpha-1)) = 1: for alpha 1.5 and 2 from the sorted z (Peters et al. 2019,
-/// algorithm 2; Martins & Astudillo 2016, algorithm 1), else by bisection. +infinity for no z.
-double sorted_threshold(std::vector<double> z, double alpha);
-
 struct EntmaxReference {
   at::Tensor out, tau, weights;  ///< fp64: [b, h, q, d], [b, h, q], [b, h, q, k]
   at::Tensor grad_query, grad_key, grad_value;
   double zero_tiles = 0, tiles = 0, support = 0, rows = 0;
+  double edge_distance = 0;  ///< smallest |z - tau| of a visible pair: below it no support changes
 };
 
 /// All tensors are read as fp64. Gradients by the closed formulas, if grad_out is defined.

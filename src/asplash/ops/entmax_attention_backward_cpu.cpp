@@ -228,10 +228,11 @@ EntmaxBackward backward(const at::Tensor& grad_out, const at::Tensor& tau, const
   const BackwardPlan<T> plan(grad_out, tau, arguments, problem);
   const int64_t documents = static_cast<int64_t>(problem.documents.size());
   at::get_num_threads();  // makes libtorch set OpenMP up, should this be the first operator
-  run_units(problem.batch * problem.kv_heads * documents * plan.splits, [&]() -> Worker {
-    const auto worker = std::make_shared<BackwardWorker<T>>(plan);
-    return [worker](int64_t unit) { worker->run(unit); };
-  });
+  run_units(problem.batch * problem.kv_heads * documents * plan.splits, product_operations(problem),
+            [&]() -> Worker {
+              const auto worker = std::make_shared<BackwardWorker<T>>(plan);
+              return [worker](int64_t unit) { worker->run(unit); };
+            });
   const at::ScalarType type = arguments.query.scalar_type();
   return {plan.grad_query.tensor.to(type), sum_in_order(plan.grad_key, problem.head_dim, type),
           sum_in_order(plan.grad_value, problem.head_dim, type)};

@@ -211,17 +211,18 @@ EntmaxForward forward(const EntmaxArguments& arguments, const EntmaxProblem& pro
   std::mutex mutex;
   Counts total;
   at::get_num_threads();  // makes libtorch set OpenMP up, should this be the first operator
-  run_units(problem.batch * problem.heads * problem.query_tiles, [&]() -> Worker {
-    const auto worker = std::make_shared<ForwardWorker<T>>(plan);
-    return [&, worker](int64_t unit) {
-      const Counts counts = worker->run(unit);
-      const std::lock_guard<std::mutex> lock(mutex);
-      total.zero_tiles += counts.zero_tiles;
-      total.tiles += counts.tiles;
-      total.support += counts.support;  // whole numbers: exact in any order
-      total.rows += counts.rows;
-    };
-  });
+  run_units(problem.batch * problem.heads * problem.query_tiles, product_operations(problem),
+            [&]() -> Worker {
+              const auto worker = std::make_shared<ForwardWorker<T>>(plan);
+              return [&, worker](int64_t unit) {
+                const Counts counts = worker->run(unit);
+                const std::lock_guard<std::mutex> lock(mutex);
+                total.zero_tiles += counts.zero_tiles;
+                total.tiles += counts.tiles;
+                total.support += counts.support;  // whole numbers: exact in any order
+                total.rows += counts.rows;
+              };
+            });
   at::Tensor statistics = at::empty({0}, at::kDouble);
   if (with_statistics) {
     statistics = at::tensor({static_cast<double>(total.zero_tiles), static_cast<double>(total.tiles),

@@ -1,4 +1,4 @@
-#include "asplash/ops/entmax_cpu_kernels.h"
+#include "asplash/ops/entmax_cpu_dispatch.h"
 
 namespace asplash::ops::cpu {
 
@@ -16,21 +16,29 @@ ASPLASH_DECLARE_KERNELS(avx512)
 
 namespace {
 
-enum class Isa { baseline, avx2, avx512 };
+struct Variant {
+  const char* name;
+  const Kernels<float>* of_float;
+  const Kernels<double>* of_double;
+};
 
-Isa detect() {
+std::vector<Variant> detect() {
+  std::vector<Variant> variants;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    return Isa::avx512;
+    variants.push_back({"avx512", &avx512::float_kernels(), &avx512::double_kernels()});
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    variants.push_back({"avx2", &avx2::float_kernels(), &avx2::double_kernels()});
+  }
 #endif
-  return Isa::baseline;
+  variants.push_back({"baseline", &baseline::float_kernels(), &baseline::double_kernels()});
+  return variants;
 }
 
-Isa isa() {
-  static const Isa detected = detect();
+const std::vector<Variant>& variants() {
+  static const std::vector<Variant> detected = detect();
   return detected;
 }
 
@@ -38,20 +46,26 @@ Isa isa() {
 
 template <>
 const Kernels<float>& kernels<float>() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::float_kernels();
-  if (isa() == Isa::avx2) return avx2::float_kernels();
-#endif
-  return baseline::float_kernels();
+  return *variants().front().of_float;
 }
 
 template <>
 const Kernels<double>& kernels<double>() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::double_kernels();
-  if (isa() == Isa::avx2) return avx2::double_kernels();
-#endif
-  return baseline::double_kernels();
+  return *variants().front().of_double;
+}
+
+template <>
+std::vector<NamedKernels<float>> all_kernels<float>() {
+  std::vector<NamedKernels<float>> result;
+  for (const Variant& variant : variants()) result.push_back({variant.name, variant.of_float});
+  return result;
+}
+
+template <>
+std::vector<NamedKernels<double>> all_kernels<double>() {
+  std::vector<NamedKernels<double>> result;
+  for (const Variant& variant : variants()) result.push_back({variant.name, variant.of_double});
+  return result;
 }
 
 }  // namespace asplash::ops::cpu

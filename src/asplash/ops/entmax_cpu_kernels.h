@@ -68,8 +68,4 @@ struct Kernels {
   void (*gradient_tile)(double exponent, int64_t rows, T scale, const T* delta, T* u, T* dp);
 };
 
-/// The kernels for this processor.
-template <class T>
-const Kernels<T>& kernels();
-
 }  // namespace asplash::ops::cpu

@@ -20,7 +20,7 @@ TileFacts facts(const Rows<T>& rows, int64_t heads, const EntmaxProblem& problem
   const int64_t total = problem.batch * heads * count;
   TileFacts result{std::vector<uint8_t>(static_cast<size_t>(total)),
                    std::vector<double>(static_cast<size_t>(total))};
-  run_units(total, [&]() -> Worker {
+  run_units(total, static_cast<double>(total * kTile * problem.head_dim * 4), [&]() -> Worker {
     return [&](int64_t i) {
       const TokenTile& tile = tiles[static_cast<size_t>(i % count)];
       const EntmaxDocument& document = problem.documents[static_cast<size_t>(tile.document)];
@@ -88,7 +88,7 @@ at::Tensor transposed_tiles(const Rows<T>& rows, const EntmaxProblem& problem) {
   const int64_t total = problem.batch * problem.kv_heads * count;
   at::Tensor result = at::empty({total, problem.head_dim, kTile}, rows.tensor.options());
   T* const out = result.data_ptr<T>();
-  run_units(total, [&]() -> Worker {
+  run_units(total, static_cast<double>(total * kTile * problem.head_dim * 4), [&]() -> Worker {
     return [&](int64_t i) {
       const TokenTile& tile = tiles[static_cast<size_t>(i % count)];
       const EntmaxDocument& document = problem.documents[static_cast<size_t>(tile.document)];
@@ -149,6 +149,14 @@ void multiply_skipping_zeros(int64_t m, int64_t n, int64_t k, const T* a, int64_
       for (int64_t j = 0; j < n; ++j) c[i * c_stride + j] += weight * b[p * b_stride + j];
     }
   }
+}
+
+double product_operations(const EntmaxProblem& problem) {
+  double pairs = 0;
+  for (const EntmaxDocument& document : problem.documents) {
+    pairs += static_cast<double>(document.queries) * static_cast<double>(document.keys);
+  }
+  return pairs * static_cast<double>(problem.batch * problem.heads * problem.head_dim);
 }
 
 at::Tensor empty_like_heads(const at::Tensor& like, int64_t width, at::ScalarType type) {

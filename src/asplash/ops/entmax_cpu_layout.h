@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "asplash/ops/entmax_cpu_kernels.h"
+#include "asplash/ops/entmax_cpu_dispatch.h"
 #include "asplash/ops/entmax_cpu_threads.h"
 #include "asplash/ops/entmax_problem.h"
 
@@ -82,6 +82,9 @@ double score_bound(const TileGeometry& geometry, ScoreFactors<T> factors, double
 template <class T>
 void multiply_skipping_zeros(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row_stride,
                              int64_t a_column_stride, const T* b, int64_t b_stride, T* c, int64_t c_stride);
+
+/// Multiplications of query . key over all pairs: what a call's work is measured by.
+double product_operations(const EntmaxProblem& problem);
 
 /// Scratch memory, aligned for vector loads, not initialized.
 template <class T>

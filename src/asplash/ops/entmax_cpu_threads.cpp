@@ -15,6 +15,8 @@
 namespace asplash::ops::cpu {
 namespace {
 
+constexpr double kWorthThreads = 2e6;  // some ten microseconds: what waking the threads costs
+
 void work(int64_t count, const std::function<Worker()>& make_worker, std::atomic<int64_t>& next) {
   if (next.load() >= count) return;
   const Worker worker = make_worker();
@@ -23,9 +25,10 @@ void work(int64_t count, const std::function<Worker()>& make_worker, std::atomic
 
 }  // namespace
 
-void run_units(int64_t count, const std::function<Worker()>& make_worker) {
+void run_units(int64_t count, double operations, const std::function<Worker()>& make_worker) {
   std::atomic<int64_t> next{0};
-  if (count <= 1 || omp_in_parallel() != 0) return work(count, make_worker, next);
+  if (count <= 1 || operations < kWorthThreads || omp_in_parallel() != 0)
+    return work(count, make_worker, next);
   std::exception_ptr failure;
   std::atomic_flag failed = ATOMIC_FLAG_INIT;
   // No num_threads clause: GOMP would rebuild its pool of threads (see ATen/ParallelOpenMP.h).
