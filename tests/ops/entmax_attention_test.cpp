@@ -5,7 +5,6 @@
 #include "asplash/ops/entmax_attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include "asplash/ops/entmax_problem.h"
@@ -15,16 +14,7 @@
 namespace asplash::test {
 namespace {
 
-/// On one thread: many small tensors, and other programs may be using the cores. That the number of threads
-/// changes nothing is tested in entmax_robustness_test.cpp.
-class EntmaxAttention : public testing::Test {
- protected:
-  EntmaxAttention() { at::set_num_threads(1); }
-  ~EntmaxAttention() override { at::set_num_threads(threads_); }
-
- private:
-  int threads_ = at::get_num_threads();
-};
+class EntmaxAttention : public OneThreadTest {};
 
 /// Runs both implementations on the inputs and compares everything with the reference.
 void expect_matches(const Inputs& in, EntmaxCase call, double tolerance, bool default_scale = true) {

@@ -13,6 +13,8 @@
 namespace asplash::test {
 namespace {
 
+class EntmaxGradient : public OneThreadTest {};
+
 struct Call {
   ops::EntmaxOptions options;
   at::Tensor slopes;
@@ -72,7 +74,7 @@ void expect_gradients(const Shape& shape, const Call& call) {
   }
 }
 
-TEST(EntmaxGradient, AgreesWithFiniteDifferences) {
+TEST_F(EntmaxGradient, AgreesWithFiniteDifferences) {
   at::manual_seed(20);
   for (const double alpha : {1.25, 1.5, 1.75, 2.0}) {
     for (const bool causal : {true, false}) {
@@ -88,14 +90,14 @@ TEST(EntmaxGradient, AgreesWithFiniteDifferences) {
   }
 }
 
-TEST(EntmaxGradient, AgreesWithFiniteDifferencesAcrossDocuments) {
+TEST_F(EntmaxGradient, AgreesWithFiniteDifferencesAcrossDocuments) {
   at::manual_seed(21);
   Call call;
   call.cu_seqlens = offsets({0, 1, 1, 7, 15});
   expect_gradients({1, 2, 1, 15, 15, 4}, call);
 }
 
-TEST(EntmaxGradient, FlowsThroughTheDispatcher) {
+TEST_F(EntmaxGradient, FlowsThroughTheDispatcher) {
   at::manual_seed(22);
   const Inputs in = make_inputs({1, 2, 1, 40, 40, 8}, at::kFloat);
   const auto op =
@@ -115,7 +117,7 @@ TEST(EntmaxGradient, FlowsThroughTheDispatcher) {
             1e-5);
 }
 
-TEST(EntmaxGradient, ReachesOnlyWhatAsksForIt) {
+TEST_F(EntmaxGradient, ReachesOnlyWhatAsksForIt) {
   const Inputs in = make_inputs({1, 2, 2, 10, 10, 8}, at::kFloat);
   const at::Tensor value = in.value.clone().requires_grad_(true);
   at::Tensor statistics;
@@ -129,7 +131,7 @@ TEST(EntmaxGradient, ReachesOnlyWhatAsksForIt) {
   EXPECT_FALSE(ops::entmax_attention(in.query, in.key, in.value).requires_grad());
 }
 
-TEST(EntmaxGradient, RefusesASecondDerivative) {
+TEST_F(EntmaxGradient, RefusesASecondDerivative) {
   const Inputs in = make_inputs({1, 1, 1, 10, 10, 8}, at::kDouble);
   const at::Tensor query = in.query.clone().requires_grad_(true);
   const at::Tensor out = ops::entmax_attention(query, in.key, in.value);
@@ -137,7 +139,7 @@ TEST(EntmaxGradient, RefusesASecondDerivative) {
   EXPECT_THROW(grads[0].sum().backward(), c10::Error);
 }
 
-TEST(EntmaxGradient, RowsOfScoreGradientsSumToZero) {
+TEST_F(EntmaxGradient, RowsOfScoreGradientsSumToZero) {
   // A shift of a row's scores changes nothing, so dS sums to 0: with key = (k, 1) the last column of dQ is
   // that sum.
   at::manual_seed(23);

@@ -1,14 +1,26 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
-/// Inputs for tests of entmax attention.
+/// What tests of entmax attention share: inputs, and a fixture.
 namespace asplash::test {
+
+/// On one thread: many small tensors, and other programs may be using the cores. That the number of threads
+/// changes nothing is a test of its own.
+class OneThreadTest : public testing::Test {
+ protected:
+  OneThreadTest() { at::set_num_threads(1); }
+  ~OneThreadTest() override { at::set_num_threads(threads_); }
+
+  const int threads_ = at::get_num_threads();
+};
 
 struct Shape {
   int64_t batch, heads, kv_heads, q_tokens, k_tokens, head_dim;
