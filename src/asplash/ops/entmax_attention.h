@@ -43,8 +43,10 @@ struct EntmaxOptions {
 ///
 /// fp32 and fp64 are computed as such, bf16 and fp16 in fp32 and rounded once; any strides; CPU or CUDA.
 /// Memory is linear in tokens. The result is bitwise the same for any number of CPU threads. A non-finite
-/// score makes its row NaN and no other. Throws c10::Error that names the argument for shapes, dtypes,
-/// devices or values refused.
+/// score makes its row NaN and no other; on the CPU a non-finite value or gradient reaches only where its
+/// weight is not 0. A second derivative is refused. Throws c10::Error that names the argument for shapes,
+/// dtypes, devices or values refused (the values of slopes on a GPU are not looked at; those of cu_seqlens
+/// are, which synchronizes).
 at::Tensor entmax_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                             const EntmaxOptions& options = {}, const at::Tensor* alibi_slopes = nullptr,
                             const at::Tensor* cu_seqlens_q = nullptr,
