@@ -8,13 +8,14 @@ endif()
 set(CMAKE_BUILD_RPATH "${Libtorch_LIBRARY_DIR}")
 set(CMAKE_INSTALL_RPATH "${Libtorch_LIBRARY_DIR}")
 
-# ccache, where it is. A precompiled header is only cached with these two relaxations (and -fpch-preprocess below):
+# ccache, where it is; paths below the source folder are hashed relatively, so that clones share what they compile.
+# A precompiled header is only cached with these two relaxations, and -fpch-preprocess below:
 # https://ccache.dev/manual/latest.html#_precompiled_headers
 find_program(ASPLASH_CCACHE ccache)
 foreach(_language CXX CUDA)
   if(ASPLASH_CCACHE AND "${CMAKE_${_language}_COMPILER_LAUNCHER}" MATCHES "^(.*/)?(ccache)?$")
-    set(CMAKE_${_language}_COMPILER_LAUNCHER
-      "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros "${ASPLASH_CCACHE}")
+    set(CMAKE_${_language}_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros
+      "CCACHE_BASEDIR=${PROJECT_SOURCE_DIR}" CCACHE_NOHASHDIR=true "${ASPLASH_CCACHE}")
   endif()
 endforeach()
 

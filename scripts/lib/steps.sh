@@ -65,7 +65,7 @@ steps_on_exit() {
   [ $status -eq 0 ] && return
   if [ -n "$STEPS_LOG" ] && [ -s "$STEPS_LOG" ]; then
     printf '\n--- last lines of %s\n' "$STEPS_LOG" >&2
-    tail -n 30 "$STEPS_LOG" >&2
+    tail -n 30 "$STEPS_LOG" | cut -c1-300 >&2
   fi
   printf '\nFAILED (status %d): %s\n' "$status" "$STEPS_CURRENT" >&2
   [ -z "$STEPS_LOG" ] || printf '  its whole output: %s\n' "$STEPS_LOG" >&2
