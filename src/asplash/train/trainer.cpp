@@ -52,11 +52,12 @@ void Trainer::run() {
   while (!done()) {
     step(read());
     const bool evaluation_due = is_due(train.evaluate_every), checkpoint_due = is_due(train.checkpoint_every);
-    if (is_due(train.log_every) || evaluation_due || checkpoint_due || done()) report();
+    if (is_due(train.log_every) || evaluation_due || checkpoint_due) report();
     if (evaluation_due) evaluate();
     if (checkpoint_due) save();
   }
-  if (!interrupted()) evaluate();
+  report();
+  if (state_.step >= train.steps) evaluate();
   save();
 }
 
@@ -86,12 +87,13 @@ void Trainer::step(const std::vector<data::Batch>& micro_batches) {
 }
 
 void Trainer::report() {
+  if (pending_.empty()) return;
   std::vector<at::Tensor> on_device;
   for (const PendingStep& pending : pending_) on_device.push_back(pending.numbers);
   const std::vector<StepNumbers> numbers = read_numbers(on_device);
   const Clock::time_point now = Clock::now();
   const double milliseconds = std::chrono::duration<double, std::milli>(now - reported_).count() /
-                              static_cast<double>(std::max<size_t>(pending_.size(), 1));
+                              static_cast<double>(pending_.size());
   reported_ = now;
   for (size_t i = 0; i < numbers.size(); ++i) {
     StepRecord& record = pending_[i].record;
@@ -135,8 +137,9 @@ void Trainer::evaluate() {
   record.perplexity = std::exp(result.loss);
   record.target_tokens = result.target_tokens;
   record.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  record.best = !state_.best_validation_loss || result.loss < *state_.best_validation_loss;
-  if (record.best && std::isfinite(result.loss)) state_.best_validation_loss = result.loss;
+  const auto best = state_.best_validation_loss;
+  record.best = std::isfinite(result.loss) && (!best || result.loss < *best);
+  if (record.best) state_.best_validation_loss = result.loss;
   metrics_.write(record);
   log::info(evaluation_line(record));
   evaluated_step_ = state_.step;

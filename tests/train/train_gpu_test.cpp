@@ -1,0 +1,52 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "asplash/checkpoint/checkpoint.h"
+#include "train/small_run.h"
+
+namespace asplash::train {
+namespace {
+
+class TrainGpu : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device: GPU tests skipped";
+  }
+
+  static std::vector<double> losses_of(const SmallRun& small) {
+    std::vector<double> losses;
+    for (const auto& line : metrics_of(small.run_folder())) {
+      if (!line.contains("event")) losses.push_back(line["loss"].get<double>());
+    }
+    return losses;
+  }
+};
+
+TEST_F(TrainGpu, FollowsTheCpu) {
+  const SmallRun host, device, mixed;
+  host.train({"model.attention.function=softmax"});
+  device.train({"model.attention.function=softmax", "train.device=cuda", "train.precision=fp32"});
+  mixed.train({"model.attention.function=softmax", "train.device=cuda"});
+  const auto a = losses_of(host), b = losses_of(device), c = losses_of(mixed);
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_NEAR(a[i], b[i], i < 10 ? 1e-3 : 1e-2) << i;
+    EXPECT_NEAR(a[i], c[i], 0.1) << i;
+  }
+  EXPECT_NE(read_file(mixed.run_folder() + "/config.yaml").find("bf16"), std::string::npos);
+}
+
+TEST_F(TrainGpu, LearnsWithEntmaxAndResumes) {
+  const SmallRun small;
+  small.train({"train.device=cuda", "train.checkpoint_every=10"});
+  const auto straight = losses_of(small);
+  EXPECT_LT(straight.back(), 0.9 * straight.front());
+  std::filesystem::remove_all(checkpoint::path_of_step(small.run_folder(), 20));
+  small.train({"train.device=cuda"});
+  const auto resumed = losses_of(small);
+  ASSERT_EQ(resumed.size(), straight.size());
+  for (size_t i = 0; i < straight.size(); ++i) EXPECT_NEAR(resumed[i], straight[i], 1e-2) << i;
+}
+
+}  // namespace
+}  // namespace asplash::train
