@@ -32,7 +32,9 @@ struct PositionConfig {
 struct AttentionConfig {
   AttentionFunction function = AttentionFunction::entmax;
   double alpha = 1.5;  ///< entmax only, in (1, 2]
-  /// ASEntmax (arXiv 2506.16640): on NoPE heads q_i <- q_i (1 + beta_i log(i + 1)^gamma_i), i from 1.
+  /// ASEntmax (arXiv 2506.16640): on NoPE heads q_i <- q_i (1 + beta_i log(i + 1)^gamma_i), i from 1 within
+  /// the document, beta = softplus(w_beta x_i), gamma = 2 tanh(w_gamma x_i). Both weights start at 0: the
+  /// factor is then 1 + ln 2 at every position, and what depends on the position is learned.
   bool adaptive_temperature = false;
 
   void describe(config::Fields& f);
@@ -48,10 +50,10 @@ struct ModelConfig {
   int64_t head_dim = 0;   ///< 0: width / heads
   int64_t mlp_width = 0;  ///< SwiGLU's inner width; 0: 8/3 width rounded up to a multiple of 64
   bool tied_embeddings = true;
-  bool qk_norm = false;        ///< RMSNorm of each query and key head, learned scale [head_dim] (as Qwen3)
-  double qk_norm_init = 1.0;   ///< initial value of the query norm's scale
+  bool qk_norm = false;       ///< RMSNorm of each query and key head, learned scale [head_dim] (as Qwen3)
+  double qk_norm_init = 1.0;  ///< initial value of the query norm's scale
   double norm_eps = 1e-5;
-  double init_std = 0.02;      ///< projections back into the residual stream: init_std / sqrt(2 layers)
+  double init_std = 0.02;  ///< projections back into the residual stream: init_std / sqrt(2 layers)
   PositionConfig positions;
   AttentionConfig attention;
 
@@ -59,11 +61,15 @@ struct ModelConfig {
 
   /// The zeros replaced by what they stand for (vocab_size excepted).
   ModelConfig resolved() const;
+  /// Heads with linear biases (the first ones), and heads without any position information.
+  int64_t alibi_heads() const;
+  int64_t nope_heads() const;
   /// The slope of each head: 0 for heads without ALiBi. Size heads (or empty for rope and nope).
   std::vector<double> alibi_slopes() const;
 };
 
-/// Parameters by part, for tables: {"embeddings", n}, {"attention", n}, {"mlp", n}, {"norms", n}, {"head", n}.
+/// Parameters by part, for tables: {"embeddings", n}, {"attention", n}, {"mlp", n}, {"norms", n}, {"head",
+/// n}.
 std::vector<std::pair<std::string, int64_t>> parameters_by_part(const ModelConfig& config);
 int64_t parameter_count(const ModelConfig& config);
 
