@@ -39,6 +39,37 @@ void check(const EvaluateOptions& options, const data::TokenDataset& dataset) {
   for (const int64_t context : contexts) EvaluationWindows(targets, context, options.stride);
 }
 
+void check_tokenizer(const EvaluateOptions& options, const data::Manifest& manifest,
+                     const checkpoint::Reader& reader) {
+  const std::string hash = hash_file(reader.tokenizer_file());
+  if (hash == manifest.tokenizer_hash) return;
+  fail("data ", options.data, " was packed with tokenizer ", manifest.tokenizer_hash, ", checkpoint ",
+       reader.path(), " was trained with tokenizer ", hash, ": pack the text with ", reader.tokenizer_file());
+}
+
+/// Everything but the measurements.
+EvaluationReport describe(const EvaluateOptions& options, const Inference& inference,
+                          const data::TokenDataset& dataset, const checkpoint::LoadedModel& loaded) {
+  const model::ModelConfig& config = loaded.model->config();
+  const bool entmax = config.attention.function == model::AttentionFunction::entmax;
+  EvaluationReport report;
+  report.checkpoint = loaded.path;
+  report.step = loaded.state.step;
+  report.attention = entmax ? "entmax" : "softmax";
+  report.alpha = entmax ? config.attention.alpha : 1.0;
+  report.positions = name_of(config.positions.kind);
+  report.parameters = model::parameter_count(config);
+  report.trained_context = loaded.trained_context;
+  report.dataset = dataset.manifest().path;
+  report.split = dataset.manifest().split;
+  report.tokenizer_hash = loaded.tokenizer_hash;
+  report.stride = options.stride;
+  report.target_tokens = target_count(dataset.tokens(), options.max_tokens);
+  report.device = inference.device.description;
+  report.precision = inference.precision;
+  return report;
+}
+
 }  // namespace
 
 EvaluationReport evaluate(const EvaluateOptions& options) {
@@ -46,19 +77,11 @@ EvaluationReport evaluate(const EvaluateOptions& options) {
   const auto dataset = data::TokenDataset::open(options.data);
   check(options, dataset);
   const checkpoint::Reader reader(options.checkpoint);
-  const std::string tokenizer_hash = hash_file(reader.tokenizer_file());
-  if (tokenizer_hash != dataset.manifest().tokenizer_hash) {
-    fail("data ", options.data, " was packed with tokenizer ", dataset.manifest().tokenizer_hash,
-         ", checkpoint ", reader.path(), " was trained with tokenizer ", tokenizer_hash,
-         ": pack the text with ", reader.tokenizer_file());
-  }
-  checkpoint::LoadedModel loaded =
-      checkpoint::load_model(reader, inference.device.name, inference.compute_type);
-  const auto tokenizer = text::Tokenizer::load(loaded.tokenizer_file);
-  const model::ModelConfig& config = loaded.model->config();
-  log::info(str("evaluating ", loaded.path, ", ",
-                human_count(static_cast<double>(model::parameter_count(config))), " parameters, on ",
-                inference.device.description, " (", inference.device.name, ", ", inference.precision, ")"));
+  check_tokenizer(options, dataset.manifest(), reader);
+  const auto loaded = checkpoint::load_model(reader, inference.device.name, inference.compute_type);
+  EvaluationReport report = describe(options, inference, dataset, loaded);
+  log::info(str("evaluating ", report.checkpoint, ", ", human_count(static_cast<double>(report.parameters)),
+                " parameters, on ", report.device, " (", inference.device.name, ", ", report.precision, ")"));
 
   PerplexityOptions perplexity;
   perplexity.contexts = options.contexts;
@@ -68,23 +91,7 @@ EvaluationReport evaluate(const EvaluateOptions& options) {
   perplexity.tokens_per_batch = options.tokens_per_batch;
   perplexity.device = inference.device.name;
   perplexity.show_progress = true;
-
-  EvaluationReport report;
-  report.checkpoint = loaded.path;
-  report.step = loaded.state.step;
-  const bool entmax = config.attention.function == model::AttentionFunction::entmax;
-  report.attention = entmax ? "entmax" : "softmax";
-  report.alpha = entmax ? config.attention.alpha : 1.0;
-  report.positions = name_of(config.positions.kind);
-  report.parameters = model::parameter_count(config);
-  report.trained_context = loaded.trained_context;
-  report.dataset = dataset.manifest().path;
-  report.split = dataset.manifest().split;
-  report.tokenizer_hash = tokenizer_hash;
-  report.stride = options.stride;
-  report.target_tokens = target_count(dataset.tokens(), options.max_tokens);
-  report.device = inference.device.description;
-  report.precision = inference.precision;
+  const auto tokenizer = text::Tokenizer::load(loaded.tokenizer_file);
   report.unigram_perplexity = unigram_perplexity(dataset, report.target_tokens);
   report.results = perplexity_by_context(*loaded.model, dataset, bytes_of_token(tokenizer), perplexity);
   return report;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "asplash/text/tokenizer.h"
+
 namespace asplash::eval {
 namespace {
 
@@ -20,6 +22,10 @@ bool is_continuation(int byte) { return (byte & 0xC0) == 0x80; }
 
 TextStream::TextStream(Decode decode, ByteOf byte_of)
     : decode_(std::move(decode)), byte_of_(std::move(byte_of)) {}
+
+TextStream::TextStream(const text::Tokenizer& tokenizer)
+    : TextStream([&tokenizer](const std::vector<int32_t>& ids) { return tokenizer.decode(ids); },
+                 [&tokenizer](int32_t id) { return tokenizer.byte_of(id); }) {}
 
 std::string TextStream::push(int32_t id) {
   ids_.push_back(id);

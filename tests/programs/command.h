@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace asplash::programs {
+
+/// How a program ended and what it said.
+struct Outcome {
+  int status = -1;  ///< exit status, or 128 + signal
+  std::string out;
+  std::string err;
+};
+
+/// Runs a program of this build ("asplash-eval") in `folder`, waits, and returns what it wrote.
+Outcome run(const std::string& program, const std::vector<std::string>& arguments, const std::string& folder,
+            const std::string& input = "");
+
+/// An empty folder under the system's temporary one, removed with everything in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace asplash::programs

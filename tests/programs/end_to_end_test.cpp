@@ -1,0 +1,316 @@
+// The whole path through the real programs: tokenizer, pack, inspect, train, evaluate, generate.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "asplash/base/files.h"
+#include "asplash/base/text.h"
+#include "command.h"
+
+namespace asplash::programs {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using Arguments = std::vector<std::string>;
+
+constexpr int kSteps = 30;
+constexpr int kVocabulary = 512;
+constexpr const char* kCorpus = ASPLASH_SOURCE_DIR "/data/samples/kjv.jsonl";
+
+constexpr const char* kConfig = R"(
+train:
+  output: run
+  steps: 30
+  tokens_per_step: 2048
+  evaluate_every: 15
+  evaluate_tokens: 2048
+  checkpoint_every: 20
+  device: cpu
+data:
+  train: packed/train
+  validation: packed/valid
+  context: 128
+model:
+  width: 64
+  layers: 2
+  heads: 4
+  positions:
+    kind: nape
+  attention:
+    function: entmax
+    alpha: 1.5
+optim:
+  lr: 1.0e-3
+  warmup_steps: 5
+)";
+
+int lines_in(const std::string& text) { return static_cast<int>(std::count(text.begin(), text.end(), '\n')); }
+
+/// Every file below the folder with its hash: shows whether a program wrote anything.
+std::vector<std::string> files_below(const std::string& folder) {
+  std::vector<std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file())
+      files.push_back(entry.path().string() + " " + hash_file(entry.path().string()));
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+/// Prepares data and a trained run once; the tests look at what came out and go on from there.
+class Programs : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = std::make_unique<TemporaryFolder>();
+    std::ofstream(path("config.yaml")) << kConfig;
+    succeeds("asplash-data", {"tokenizer", "--input", kCorpus, "--vocab-size", std::to_string(kVocabulary),
+                              "--model", "bpe", "--output", "tokenizer.model"});
+    succeeds("asplash-data", {"pack", "--tokenizer", "tokenizer.model", "--input", kCorpus, "--output",
+                              "packed", "--split", "valid=0.15"});
+    training_ = succeeds("asplash-train", {"--config", "config.yaml", "--set", "optim.lr=4e-3"});
+  }
+  static void TearDownTestSuite() { folder_.reset(); }
+
+  static std::string path(const std::string& name) { return folder_->path() + "/" + name; }
+  static Outcome call(const std::string& program, const Arguments& arguments, const std::string& input = "") {
+    return run(program, arguments, folder_->path(), input);
+  }
+  static Outcome succeeds(const std::string& program, const Arguments& arguments) {
+    const Outcome outcome = call(program, arguments);
+    EXPECT_EQ(outcome.status, 0) << program << " " << join(arguments, " ") << "\n"
+                                 << outcome.out << outcome.err;
+    return outcome;
+  }
+  /// Ends with status 1, one line "error: ..." that holds all `parts`, nothing on stdout, no file changed.
+  static void fails(const std::string& program, const Arguments& arguments,
+                    const std::vector<std::string>& parts) {
+    const auto before = files_below(folder_->path());
+    const Outcome outcome = call(program, arguments);
+    const std::string said = program + " " + join(arguments, " ") + "\n" + outcome.out + outcome.err;
+    EXPECT_EQ(outcome.status, 1) << said;
+    EXPECT_EQ(outcome.out, "") << said;
+    EXPECT_EQ(outcome.err.rfind("error: ", 0), 0U) << said;
+    EXPECT_EQ(lines_in(outcome.err), 1) << said;
+    for (const std::string& part : parts)
+      EXPECT_NE(outcome.err.find(part), std::string::npos) << part << "\n" << said;
+    EXPECT_EQ(files_below(folder_->path()), before) << said;
+  }
+  static std::vector<Json> json_lines(const std::string& name) {
+    std::vector<Json> lines;
+    std::ifstream file(path(name));
+    for (std::string line; std::getline(file, line);) lines.push_back(Json::parse(line));
+    return lines;
+  }
+
+  static std::unique_ptr<TemporaryFolder> folder_;
+  static Outcome training_;
+};
+std::unique_ptr<TemporaryFolder> Programs::folder_;
+Outcome Programs::training_;
+
+TEST_F(Programs, PackSplitsByDocumentAndInspectReadsItBack) {
+  const Json train = Json::parse(read_file(path("packed/train/manifest.json")));
+  const Json valid = Json::parse(read_file(path("packed/valid/manifest.json")));
+  EXPECT_EQ(train["documents"].get<int>() + valid["documents"].get<int>(), 50);
+  EXPECT_GE(valid["documents"].get<int>(), 1);
+  EXPECT_EQ(train["vocab_size"], kVocabulary);
+  const Outcome inspect = succeeds("asplash-data", {"inspect", "packed", "--verify", "--samples", "1"});
+  EXPECT_NE(inspect.out.find("valid"), std::string::npos);
+  EXPECT_NE(inspect.out.find("train"), std::string::npos);
+}
+
+TEST_F(Programs, TrainingLearnsAndSaysHow) {
+  std::vector<Json> steps;
+  std::vector<Json> evaluations;
+  for (const Json& line : json_lines("run/metrics.jsonl"))
+    (line.contains("event") ? evaluations : steps).push_back(line);
+  ASSERT_EQ(steps.size(), static_cast<size_t>(kSteps));
+  for (int i = 0; i < kSteps; ++i) {
+    const Json& line = steps[static_cast<size_t>(i)];
+    EXPECT_EQ(line["step"], i + 1);
+    for (const char* key :
+         {"loss", "grad_norm", "lr", "tokens", "tokens_per_second", "step_ms", "data_wait_ms"})
+      EXPECT_TRUE(line.contains(key) && line[key].is_number()) << key << " in " << line;
+  }
+  EXPECT_EQ(steps.back()["tokens"], kSteps * 2048);
+  EXPECT_NEAR(steps.front()["loss"], std::log(kVocabulary), 0.5);
+  EXPECT_LT(steps.back()["loss"].get<double>(), steps.front()["loss"].get<double>() - 1);
+  ASSERT_GE(evaluations.size(), 2U);
+  EXPECT_LT(evaluations.back()["loss"], evaluations.front()["loss"]);
+  EXPECT_NE(read_file(path("run/config.yaml")).find("0.004"), std::string::npos)
+      << "--set is in the resolved file";
+  EXPECT_TRUE(fs::exists(path("run/checkpoints/step_00000030/manifest.json")));
+}
+
+TEST_F(Programs, DryRunAndPrintConfigWriteNothing) {
+  const auto before = files_below(folder_->path());
+  const Outcome dry =
+      succeeds("asplash-train", {"--config", "config.yaml", "--set", "train.output=other", "--dry-run"});
+  EXPECT_NE((dry.out + dry.err).find("embeddings"), std::string::npos);
+  const Outcome printed = succeeds("asplash-train", {"--config", "config.yaml", "--print-config"});
+  EXPECT_NE(printed.out.find("function: entmax"), std::string::npos);
+  EXPECT_EQ(files_below(folder_->path()), before);
+  EXPECT_FALSE(fs::exists(path("other")));
+}
+
+TEST_F(Programs, EvaluationComparesContextsOverTheSameTargets) {
+  const Outcome outcome =
+      succeeds("asplash-eval", {"--checkpoint", "run", "--data", "packed/valid", "--context", "256,64,128,64",
+                                "--json", "evaluation.json", "--by-position"});
+  EXPECT_NE(outcome.out.find("* beyond the trained context of 128"), std::string::npos) << outcome.out;
+  const Json json = Json::parse(read_file(path("evaluation.json")));
+  EXPECT_EQ(json["attention"], "entmax");
+  EXPECT_EQ(json["alpha"], 1.5);
+  EXPECT_EQ(json["trained_context"], 128);
+  EXPECT_NE(json["checkpoint"].get<std::string>().find("step_00000030"), std::string::npos);
+  const Json valid = Json::parse(read_file(path("packed/valid/manifest.json")));
+  ASSERT_EQ(json["results"].size(), 3U);
+  int64_t context = 64;
+  for (const Json& result : json["results"]) {
+    EXPECT_EQ(result["context"], context);
+    EXPECT_EQ(result["target_tokens"], valid["tokens"].get<int64_t>() - 1);
+    EXPECT_EQ(result["beyond_trained"], context > 128);
+    EXPECT_GT(result["tokens_per_second"], 0);
+    EXPECT_GT(result["bits_per_byte"], 1);
+    EXPECT_LT(result["perplexity"], json["unigram_perplexity"]);
+    double sum = 0;
+    for (const Json& bucket : result["loss_by_position"])
+      sum += bucket["loss"].get<double>() * bucket["target_tokens"].get<double>();
+    EXPECT_NEAR(std::exp(sum / result["target_tokens"].get<double>()), result["perplexity"], 1e-6);
+    EXPECT_EQ(result["loss_by_position"].back()["last"], context);
+    context *= 2;
+  }
+  EXPECT_LT(json["unigram_perplexity"], kVocabulary);
+}
+
+TEST_F(Programs, EvaluationDoesNotDependOnBatchesAndThreads) {
+  std::vector<double> perplexities;
+  for (const Arguments& more : {Arguments{"--batch-tokens", "100"}, Arguments{"--threads", "1"}}) {
+    Arguments arguments = {"--checkpoint", "run",  "--data",   "packed/valid/manifest.json",
+                           "--context",    "64",   "--stride", "16",
+                           "--max-tokens", "1500", "--json",   "again.json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    succeeds("asplash-eval", arguments);
+    const Json json = Json::parse(read_file(path("again.json")));
+    EXPECT_EQ(json["results"][0]["target_tokens"], 1500);
+    perplexities.push_back(json["results"][0]["perplexity"]);
+  }
+  EXPECT_NEAR(perplexities[0] / perplexities[1], 1, 1e-5);
+}
+
+TEST_F(Programs, GenerationIsReproducibleBySeed) {
+  const auto text = [](const std::string& seed) {
+    const Outcome outcome =
+        succeeds("asplash-generate", {"--checkpoint", "run", "--prompt", "And God said", "--max-tokens", "40",
+                                      "--seed", seed, "--top-k", "50"});
+    EXPECT_EQ(outcome.out.rfind("And God said", 0), 0U) << outcome.out;
+    EXPECT_TRUE(is_valid_utf8(outcome.out));
+    EXPECT_NE(outcome.err.find("tokens/s"), std::string::npos) << outcome.err;
+    return outcome.out;
+  };
+  const std::string first = text("3");
+  EXPECT_GT(first.size(), std::string("And God said\n").size());
+  EXPECT_EQ(text("3"), first);
+  EXPECT_NE(text("4"), first);
+}
+
+TEST_F(Programs, GenerationReadsPromptsFromFilesAndStandardInput) {
+  const Arguments greedy = {
+      "--checkpoint",    "run/checkpoints/step_00000030", "--max-tokens", "20", "--temperature", "0",
+      "--no-stop-at-eos"};
+  const auto with = [&](Arguments more) {
+    more.insert(more.end(), greedy.begin(), greedy.end());
+    return more;
+  };
+  std::ofstream(path("prompt.txt")) << "In the beginning";
+  const std::string direct = succeeds("asplash-generate", with({"--prompt", "In the beginning"})).out;
+  EXPECT_EQ(succeeds("asplash-generate", with({"--prompt-file", "prompt.txt"})).out, direct);
+  EXPECT_EQ(call("asplash-generate", with({"--prompt-file", "-"}), "In the beginning").out, direct);
+  EXPECT_EQ(
+      "In the beginning" +
+          succeeds("asplash-generate", with({"--prompt", "In the beginning", "--continuation-only"})).out,
+      direct);
+  fs::remove(path("prompt.txt"));
+}
+
+TEST_F(Programs, GenerationWarnsBeyondTheTrainedContext) {
+  std::string prompt;
+  for (int i = 0; i < 150; ++i) prompt += "And he said. ";
+  const Outcome outcome = succeeds(
+      "asplash-generate", {"--checkpoint", "run", "--prompt", prompt, "--max-tokens", "3", "--seed", "1"});
+  EXPECT_NE(outcome.err.find("more than the context of 128"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Programs, BadInputGivesOneLineAndNoOutput) {
+  const Arguments config = {"--config", "config.yaml"};
+  fails("asplash-train", {"--config", "nowhere.yaml"}, {"nowhere.yaml"});
+  fails("asplash-train", {"--config", "config.yaml", "--set", "optim.lrr=1", "--set", "train.output=bad"},
+        {"optim.lrr", "lr"});
+  fails("asplash-train",
+        {"--config", "config.yaml", "--set", "data.train=nowhere", "--set", "train.output=bad"}, {"nowhere"});
+  fails("asplash-data",
+        {"tokenizer", "--input", "nowhere.jsonl", "--vocab-size", "500", "--output", "x.model"},
+        {"nowhere.jsonl"});
+  fails("asplash-data", {"pack", "--tokenizer", "nowhere.model", "--input", kCorpus, "--output", "bad"},
+        {"nowhere.model"});
+  fails("asplash-data", {"inspect", "nowhere"}, {"nowhere"});
+  fails("asplash-eval", {"--checkpoint", "nowhere", "--data", "packed/valid", "--context", "64"},
+        {"nowhere"});
+  fails("asplash-eval", {"--checkpoint", "run", "--data", "nowhere", "--context", "64"}, {"nowhere"});
+  fails("asplash-eval", {"--checkpoint", "run", "--data", "packed/valid", "--context", "64,10000000"},
+        {"context 10000000", "larger than"});
+  fails("asplash-eval",
+        {"--checkpoint", "run", "--data", "packed/valid", "--context", "64", "--stride", "65"},
+        {"stride 65"});
+  fails("asplash-eval",
+        {"--checkpoint", "run", "--data", "packed/valid", "--context", "64", "--json", "no/x.json"},
+        {"no/x.json"});
+  fails("asplash-generate", {"--checkpoint", "nowhere", "--prompt", "x"}, {"nowhere"});
+  fails("asplash-generate", {"--checkpoint", "run", "--prompt-file", "nowhere.txt"}, {"nowhere.txt"});
+  fails("asplash-generate", {"--checkpoint", "run", "--prompt", "x", "--top-p", "1.5"}, {"top-p 1.5"});
+}
+
+TEST_F(Programs, BadCommandLinesAreUsageErrors) {
+  for (const char* list : {"64,x", "64,-1", "0"}) {
+    const Outcome outcome =
+        call("asplash-eval", {"--checkpoint", "run", "--data", "packed/valid", "--context", list});
+    EXPECT_EQ(outcome.status, 2) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(lines_in(outcome.err), 1) << outcome.err;
+    EXPECT_NE(outcome.err.find("--context"), std::string::npos) << outcome.err;
+  }
+  EXPECT_EQ(call("asplash-generate", {"--checkpoint", "run"}).status, 2);
+  for (const char* program : {"asplash-data", "asplash-train", "asplash-eval", "asplash-generate"}) {
+    EXPECT_EQ(call(program, {"--help"}).status, 0) << program;
+    EXPECT_NE(call(program, {"--version"}).out.find("0.1.0"), std::string::npos) << program;
+  }
+}
+
+TEST_F(Programs, AnotherTokenizerIsRefusedByBothHashes) {
+  succeeds("asplash-data", {"tokenizer", "--input", kCorpus, "--vocab-size", "400", "--model", "bpe",
+                            "--output", "other.model"});
+  succeeds("asplash-data", {"pack", "--tokenizer", "other.model", "--input", kCorpus, "--output",
+                            "other_packed", "--name", "valid"});
+  fails("asplash-eval", {"--checkpoint", "run", "--data", "other_packed/valid", "--context", "64"},
+        {hash_file(path("tokenizer.model")), hash_file(path("other.model"))});
+}
+
+TEST_F(Programs, ADamagedCheckpointIsRefusedByName) {
+  fs::copy(path("run/checkpoints/step_00000030"), path("damaged"), fs::copy_options::recursive);
+  {
+    std::fstream file(path("damaged/model.safetensors"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-5, std::ios::end);
+    file.put('\x7f');
+  }
+  fails("asplash-generate", {"--checkpoint", "damaged", "--prompt", "x"}, {"damaged", "model.safetensors"});
+  fs::remove_all(path("damaged"));
+}
+
+}  // namespace
+}  // namespace asplash::programs
