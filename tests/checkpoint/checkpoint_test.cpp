@@ -141,6 +141,15 @@ TEST(Checkpoint, StartsAnewOverTheRestOfAnInterruptedSave) {
   EXPECT_FALSE(fs::exists(folder / "a.tmp"));
 }
 
+TEST(Checkpoint, DataWithoutATokenizerHasNone) {
+  const TemporaryFolder folder;
+  Contents contents = some_contents(folder, 1);
+  contents.tokenizer_file = "";
+  save(folder / "a", contents);
+  EXPECT_EQ(Reader(folder / "a").tokenizer_file(), "");
+  EXPECT_FALSE(fs::exists(folder / "a/tokenizer.model"));
+}
+
 TEST(Checkpoint, RefusesWhatIsNoCheckpoint) {
   const TemporaryFolder folder;
   EXPECT_NE(error_of(folder / "nothing").find("no such folder"), std::string::npos);

@@ -1,6 +1,7 @@
 #include "asplash/checkpoint/checkpoint.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fcntl.h>
 #include <stdio.h>
 

@@ -71,6 +71,10 @@ LoadedModel load_model(const Reader& reader, const std::string& device, c10::Sca
   loaded.state = reader.state();
   loaded.trained_context = description.trained_context;
   loaded.tokenizer_file = reader.tokenizer_file();
+  if (loaded.tokenizer_file.empty()) {
+    fail("checkpoint ", reader.path(), " holds no ", kTokenizerFile,
+         ": its data was packed without a tokenizer");
+  }
   loaded.tokenizer_hash = hash_file(loaded.tokenizer_file);
   loaded.bos_id = description.bos_id;
   loaded.eos_id = description.eos_id;

@@ -1,6 +1,7 @@
 #include "asplash/optim/adamw.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "asplash/base/error.h"
 

@@ -1,6 +1,7 @@
 #include "asplash/train/validation.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 
