@@ -63,6 +63,8 @@ function(asplash_test)
   set(target asplash_${ARG_NAME}_tests)
   add_executable(${target} ${ARG_SOURCES})
   asplash_options(${target})
+  # What is tested is optimized; the tests themselves compile a third faster this way.
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
   target_link_libraries(${target} PRIVATE ${ARG_LINK} GTest::gtest GTest::gtest_main)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
   target_compile_definitions(${target} PRIVATE ASPLASH_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
