@@ -209,7 +209,7 @@ TEST(Safetensors, SurvivesDamageAnywhere) {
     EXPECT_THROW(read_safetensors(path), Error) << size;
   }
   std::mt19937 random(1);
-  for (int trial = 0; trial < 3000; ++trial) {
+  for (int trial = 0; trial < 1000; ++trial) {
     std::string damaged = whole;
     for (unsigned flips = 1 + random() % 3; flips > 0; --flips) {
       damaged[random() % (whole.size() - 56)] = static_cast<char>(random());
