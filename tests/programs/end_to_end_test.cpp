@@ -119,7 +119,7 @@ TEST_F(Programs, PackSplitsByDocumentAndInspectReadsItBack) {
   const Json valid = Json::parse(read_file(path("packed/valid/manifest.json")));
   EXPECT_EQ(train["documents"].get<int>() + valid["documents"].get<int>(), 50);
   EXPECT_GE(valid["documents"].get<int>(), 1);
-  EXPECT_EQ(train["vocab_size"], kVocabulary);
+  EXPECT_EQ(train["tokenizer"]["vocab_size"], kVocabulary);
   const Outcome inspect = succeeds("asplash-data", {"inspect", "packed", "--verify", "--samples", "1"});
   EXPECT_NE(inspect.out.find("valid"), std::string::npos);
   EXPECT_NE(inspect.out.find("train"), std::string::npos);
@@ -175,6 +175,7 @@ TEST_F(Programs, EvaluationComparesContextsOverTheSameTargets) {
   for (const Json& result : json["results"]) {
     EXPECT_EQ(result["context"], context);
     EXPECT_EQ(result["target_tokens"], valid["tokens"].get<int64_t>() - 1);
+    EXPECT_EQ(result["target_bytes"], valid["text_bytes"]) << "all but the first bos is a target";
     EXPECT_EQ(result["beyond_trained"], context > 128);
     EXPECT_GT(result["tokens_per_second"], 0);
     EXPECT_GT(result["bits_per_byte"], 1);
@@ -187,6 +188,27 @@ TEST_F(Programs, EvaluationComparesContextsOverTheSameTargets) {
     context *= 2;
   }
   EXPECT_LT(json["unigram_perplexity"], kVocabulary);
+}
+
+TEST_F(Programs, EvaluationAgreesWithTheTrainersOwn) {
+  succeeds("asplash-eval", {"--checkpoint", "run", "--data", "packed/valid", "--context", "128",
+                            "--max-tokens", "2048", "--json", "same.json"});
+  const Json evaluated = Json::parse(read_file(path("same.json")))["results"][0];
+  const Json trained = json_lines("run/metrics.jsonl").back();
+  ASSERT_EQ(trained["event"], "evaluation");
+  EXPECT_EQ(evaluated["target_tokens"], trained["target_tokens"]);
+  EXPECT_NEAR(evaluated["loss"], trained["loss"], 1e-5);
+}
+
+TEST_F(Programs, SoftmaxIsOneKeyAway) {
+  succeeds("asplash-train", {"--config", "config.yaml", "--set", "train.output=softmax", "--set",
+                             "train.steps=2", "--set", "train.evaluate_tokens=256", "--set",
+                             "model.attention.function=softmax", "--set", "optim.warmup_steps=1"});
+  succeeds("asplash-eval", {"--checkpoint", "softmax", "--data", "packed/valid", "--context", "128", "--json",
+                            "softmax.json", "--max-tokens", "1024"});
+  const Json json = Json::parse(read_file(path("softmax.json")));
+  EXPECT_EQ(json["attention"], "softmax");
+  EXPECT_EQ(json["alpha"], 1.0);
 }
 
 TEST_F(Programs, EvaluationDoesNotDependOnBatchesAndThreads) {
@@ -248,7 +270,6 @@ TEST_F(Programs, GenerationWarnsBeyondTheTrainedContext) {
 }
 
 TEST_F(Programs, BadInputGivesOneLineAndNoOutput) {
-  const Arguments config = {"--config", "config.yaml"};
   fails("asplash-train", {"--config", "nowhere.yaml"}, {"nowhere.yaml"});
   fails("asplash-train", {"--config", "config.yaml", "--set", "optim.lrr=1", "--set", "train.output=bad"},
         {"optim.lrr", "lr"});
@@ -271,9 +292,12 @@ TEST_F(Programs, BadInputGivesOneLineAndNoOutput) {
   fails("asplash-eval",
         {"--checkpoint", "run", "--data", "packed/valid", "--context", "64", "--json", "no/x.json"},
         {"no/x.json"});
+  fails("asplash-eval",
+        {"--checkpoint", "run", "--data", "packed/valid", "--context", "64", "--device", "tpu"}, {"'tpu'"});
   fails("asplash-generate", {"--checkpoint", "nowhere", "--prompt", "x"}, {"nowhere"});
   fails("asplash-generate", {"--checkpoint", "run", "--prompt-file", "nowhere.txt"}, {"nowhere.txt"});
   fails("asplash-generate", {"--checkpoint", "run", "--prompt", "x", "--top-p", "1.5"}, {"top-p 1.5"});
+  fails("asplash-generate", {"--checkpoint", "run", "--prompt", "\xff"}, {"not valid UTF-8"});
 }
 
 TEST_F(Programs, BadCommandLinesAreUsageErrors) {

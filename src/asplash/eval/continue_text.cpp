@@ -78,11 +78,14 @@ void continue_text(const ContinueTextOptions& options, std::ostream& out) {
   TextStream stream(tokenizer);
   std::string prompt_text;
   for (const int32_t token : prompt) prompt_text += stream.push(token);
-  if (options.print_prompt) out << prompt_text << std::flush;
-  const Generation result = generate(*loaded.model, prompt, generation,
-                                     [&](int32_t token) { out << stream.push(token) << std::flush; });
-  out << stream.finish() << std::endl;
-  if (!out) fail("cannot write the text: the output is closed or full");
+  const auto write = [&out](const std::string& text) {
+    out << text << std::flush;
+    if (!out) fail("cannot write the text: the output is closed or full");
+  };
+  if (options.print_prompt) write(prompt_text);
+  const Generation result =
+      generate(*loaded.model, prompt, generation, [&](int32_t token) { write(stream.push(token)); });
+  write(stream.finish() + "\n");
   log::info(summary(result, prompt.size(), seed));
 }
 
