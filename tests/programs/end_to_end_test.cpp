@@ -336,5 +336,40 @@ TEST_F(Programs, ADamagedCheckpointIsRefusedByName) {
   fs::remove_all(path("damaged"));
 }
 
+/// The same run, looked at from a GPU.
+class ProgramsGpu : public Programs {
+ protected:
+  static void SetUpTestSuite() {
+    if (fs::exists("/dev/nvidiactl")) Programs::SetUpTestSuite();
+  }
+  void SetUp() override {
+    if (!folder_ || has_no_gpu()) GTEST_SKIP() << "no CUDA device: GPU tests skipped";
+  }
+  static bool has_no_gpu() {
+    const Outcome outcome = call("asplash-generate", {"--checkpoint", "run", "--prompt", "x", "--max-tokens",
+                                                      "1", "--device", "cuda"});
+    return outcome.status == 1 && outcome.err.rfind("error: device 'cuda'", 0) == 0;
+  }
+  static double perplexity(const Arguments& more) {
+    Arguments arguments = {"--checkpoint", "run", "--data", "packed/valid",
+                           "--context",    "256", "--json", "gpu.json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    succeeds("asplash-eval", arguments);
+    return Json::parse(read_file(path("gpu.json")))["results"][0]["perplexity"];
+  }
+};
+
+TEST_F(ProgramsGpu, EvaluatesAsTheCpuDoes) {
+  const double cpu = perplexity({"--device", "cpu"});
+  EXPECT_NEAR(perplexity({"--device", "cuda", "--precision", "fp32"}) / cpu, 1, 1e-3);
+  EXPECT_NEAR(perplexity({"--device", "cuda"}) / cpu, 1, 2e-2);
+}
+
+TEST_F(ProgramsGpu, GeneratesReproducibly) {
+  const Arguments arguments = {"--checkpoint", "run",    "--prompt", "And God said", "--max-tokens",
+                               "40",           "--seed", "3",        "--device",     "cuda"};
+  EXPECT_EQ(succeeds("asplash-generate", arguments).out, succeeds("asplash-generate", arguments).out);
+}
+
 }  // namespace
 }  // namespace asplash::programs
