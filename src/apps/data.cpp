@@ -69,14 +69,13 @@ CLI::App* declare_tokenizer(CLI::App& app, Arguments& arguments) {
   command
       ->add_option("--character-coverage", o.character_coverage,
                    "share of the characters that get pieces; rarer ones are written as bytes")
-      ->check(CLI::Range(0.9, 1.0))
+      ->check(CLI::Range(0.98, 1.0))
       ->capture_default_str();
   command->add_option("--sample-bytes", o.sample_bytes, "text to train on, drawn from all lines")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--seed", o.seed, "of the drawing")->capture_default_str();
   command->add_flag("--split-digits", o.split_digits, "make each digit a piece of its own");
-  command->add_option("--threads", o.threads, "default: all cores")->check(CLI::PositiveNumber);
   command->footer(
       "Example:\n  asplash-data tokenizer --input books/*.jsonl.xz --vocab-size 16384 --model bpe "
       "--output data/books.model");

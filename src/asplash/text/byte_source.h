@@ -17,7 +17,8 @@ class ByteSource {
 };
 
 /// By the ending: .xz, .gz, .zst, .bz2 are decompressed (through libarchive), everything else is read as it
-/// is.
+/// is. The checksums within .xz, .zst and .bz2 are verified; libarchive does not verify gzip's, so that
+/// damage to a .gz file is noticed only where it cannot be decoded or ends the stream early.
 std::unique_ptr<ByteSource> open_bytes(const std::string& path);
 
 /// The ending if it is one of a compression, else "".

@@ -88,15 +88,6 @@ class WordCache {
   std::vector<int32_t> ids_;
 };
 
-/// Bytes of the first word: a newline, or spaces and what follows up to the next space or newline.
-size_t word_length(std::string_view text) {
-  if (text[0] == '\n') return 1;
-  size_t at = 0;
-  while (at < text.size() && text[at] == ' ') ++at;
-  while (at < text.size() && text[at] != ' ' && text[at] != '\n') ++at;
-  return at;
-}
-
 }  // namespace
 
 struct Encoder::Impl {
@@ -131,7 +122,7 @@ Encoder& Encoder::operator=(Encoder&&) noexcept = default;
 
 void Encoder::encode(std::string_view text, std::vector<int32_t>& ids) {
   const Tokenizer::Impl& model = *impl_->tokenizer.impl_;
-  if (!model.plain() || !model.vocabulary.space_begins_words() || !model.vocabulary.newline_stands_alone()) {
+  if (!model.words_apart()) {
     const std::vector<int32_t> all = impl_->tokenizer.encode(text);
     ids.insert(ids.end(), all.begin(), all.end());
     return;

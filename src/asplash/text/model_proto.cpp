@@ -11,6 +11,8 @@ namespace {
 constexpr uint64_t kTrainerSpec = 2;
 constexpr uint64_t kNormalizerSpec = 3;
 constexpr uint64_t kDenormalizerSpec = 5;
+constexpr uint64_t kModelType = 3;
+constexpr uint64_t kModelTypeBpe = 2;
 constexpr uint64_t kByteFallback = 35;
 constexpr uint64_t kCharacterMap = 2;
 constexpr uint64_t kAddDummyPrefix = 3;
@@ -85,6 +87,7 @@ ModelTraits read_model_traits(std::string_view serialized) {
     Message spec(model.content);
     if (model.number == kTrainerSpec) {
       while (spec.next()) {
+        if (spec.number == kModelType) traits.bpe = spec.value == kModelTypeBpe;
         if (spec.number == kByteFallback) traits.byte_fallback = spec.value != 0;
       }
     } else if (model.number == kNormalizerSpec || model.number == kDenormalizerSpec) {

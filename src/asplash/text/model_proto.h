@@ -8,6 +8,7 @@ namespace asplash::text {
 /// protobuf message whose header its package does not install, so the few fields are read from the wire
 /// format (protobuf.dev/programming-guides/encoding; field numbers of sentencepiece_model.proto).
 struct ModelTraits {
+  bool bpe = false;                ///< merges of byte-pair encoding, not unigram's (or another) model
   bool byte_fallback = false;      ///< characters without a piece become pieces of their bytes
   bool has_character_map = false;  ///< text is normalized (NFKC and the like) before or after
   bool add_dummy_prefix = true;    ///< a space is put before the text

@@ -1,5 +1,6 @@
 #include "asplash/text/tokenizer.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
@@ -75,7 +76,30 @@ void Tokenizer::Impl::segment_escaped(std::string_view text, std::vector<int32_t
   }
 }
 
+size_t word_length(std::string_view text) {
+  if (text[0] == '\n') return 1;
+  size_t at = 0;
+  while (at < text.size() && text[at] == ' ') ++at;
+  while (at < text.size() && text[at] != ' ' && text[at] != '\n') ++at;
+  return at;
+}
+
+namespace {
+
+/// The first beginning of a word at `at_least` or behind it.
+size_t next_word(std::string_view text, size_t at_least) {
+  for (size_t at = std::max<size_t>(at_least, 1); at < text.size(); ++at) {
+    if (text[at] == '\n' || text[at - 1] == '\n' || (text[at] == ' ' && text[at - 1] != ' ')) return at;
+  }
+  return text.size();
+}
+
+}  // namespace
+
 size_t Tokenizer::Impl::safe_cut(std::string_view text, size_t at_least) const {
+  // A unigram model weighs sums of scores: their rounding, and so the choice between equals, depends on all
+  // that goes before. encode() gives it one word at a time.
+  if (!traits.bpe) return words_apart() ? next_word(text, at_least) : text.size();
   if (!plain()) return text.size();
   size_t at = at_least;
   const auto continues = [&](size_t i) { return (static_cast<unsigned char>(text[i]) & 0xC0) == 0x80; };
@@ -108,9 +132,13 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
     return ids;
   }
   while (!text.empty()) {
-    const size_t cut = text.size() <= kPartBytes ? text.size() : impl_->safe_cut(text, kPartBytes);
-    impl_->segment_escaped(text.substr(0, cut), ids);
-    text.remove_prefix(cut);
+    size_t part = text.size();
+    if (impl_->traits.bpe)
+      part = part <= kPartBytes ? part : impl_->safe_cut(text, kPartBytes);
+    else if (impl_->words_apart())
+      part = word_length(text);
+    impl_->segment_escaped(text.substr(0, part), ids);
+    text.remove_prefix(part);
   }
   return ids;
 }

@@ -13,7 +13,10 @@ namespace asplash::text {
 ///
 /// For models made by train_tokenizer() (identity normalization, byte fallback) decode(encode(x)) == x for
 /// every valid UTF-8 text x, U+2581 included: SentencePiece writes a space as that character, so a literal
-/// one is encoded by its three byte-fallback pieces instead. Models from elsewhere are applied as they are.
+/// one is encoded by its three byte-fallback pieces instead. Byte-pair models give SentencePiece's own ids;
+/// unigram models segment each word by itself, so that long texts cost linear time and memory, and ties
+/// between equally likely segmentations do not depend on what goes before. Models from elsewhere that
+/// normalize are applied as they are.
 class Tokenizer {
  public:
   /// Throws asplash::Error naming the file if it is missing or not a SentencePiece model.

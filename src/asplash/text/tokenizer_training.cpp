@@ -2,9 +2,7 @@
 
 #include <sentencepiece_trainer.h>
 
-#include <algorithm>
 #include <filesystem>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 
@@ -33,13 +31,13 @@ class Lines : public sentencepiece::SentenceIterator {
 };
 
 std::unordered_map<std::string, std::string> trainer_arguments(const TokenizerTrainingOptions& o) {
-  const int threads = o.threads > 0 ? o.threads : static_cast<int>(std::thread::hardware_concurrency());
   return {
       {"model_type", o.model == TokenizerModel::bpe ? "bpe" : "unigram"},
       {"vocab_size", str(o.vocab_size)},
       {"character_coverage", str(o.character_coverage)},
       {"split_digits", o.split_digits ? "true" : "false"},
-      {"num_threads", str(std::max(threads, 1))},
+      // Part of the model's file, and of the order in which unigram training adds: the same on all machines.
+      {"num_threads", "16"},
       {"normalization_rule_name", "identity"},
       {"add_dummy_prefix", "false"},
       {"remove_extra_whitespaces", "false"},
@@ -102,8 +100,8 @@ TokenizerTrainingReport train_tokenizer(const TokenizerTrainingOptions& options,
     // ..."
     const std::string message = status.error_message();
     const size_t end = message.rfind("] ");
-    fail("--vocab-size ", options.vocab_size, ": ",
-         end == std::string::npos ? message : message.substr(end + 2));
+    const bool explained = end != std::string::npos && end + 2 < message.size();
+    fail("--vocab-size ", options.vocab_size, ": ", explained ? message.substr(end + 2) : message);
   }
   write_file_atomically(output, model);
   report.hash = hash_bytes(model.data(), model.size());

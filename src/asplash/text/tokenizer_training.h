@@ -17,7 +17,6 @@ struct TokenizerTrainingOptions {
   int64_t sample_bytes = int64_t{100} << 20;  ///< text to train on, drawn from the whole corpus
   uint64_t seed = 0;                          ///< of the drawing
   bool split_digits = false;                  ///< each digit is a piece of its own
-  int threads = 0;                            ///< 0: all cores
 };
 
 struct TokenizerTrainingReport {
