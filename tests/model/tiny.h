@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+#include <memory>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -74,12 +76,13 @@ inline std::unique_ptr<model::LanguageModel> disturbed_decoder(const model::Mode
   const at::NoGradGuard no_grad;
   at::manual_seed(6);
   for (const model::Parameter& parameter : decoder->parameters()) {
-    if (parameter.name.find("norm") == std::string::npos &&
-        parameter.name.find("temperature") == std::string::npos) {
-      continue;
-    }
+    const bool norm = parameter.name.find("norm") != std::string::npos;
+    const bool temperature = parameter.name.find("temperature") != std::string::npos;
+    if (!norm && !temperature) continue;
+    // beta and gamma of order one; more would make scores sharper than training does.
+    const double size = norm ? 0.3 : 0.5 / std::sqrt(static_cast<double>(config.width));
     parameter.value.add_(
-        (0.3 * at::randn(parameter.value.sizes(), at::kDouble)).to(parameter.value.options()));
+        (size * at::randn(parameter.value.sizes(), at::kDouble)).to(parameter.value.options()));
   }
   return decoder;
 }

@@ -26,11 +26,12 @@ Tensor Attention::heads_of(const Tensor& projected, const Tensor& norm, const Se
   return heads.to(compute_type_);
 }
 
-/// ASEntmax's factor of each query head, [batch, tokens, heads, 1]; 1 for the ALiBi heads in front.
+/// ASEntmax's factor of each query head, [batch, tokens, heads, 1]; 1 for the ALiBi heads in front. In fp32:
+/// an error of the exponent gamma is one of all scores of the row.
 Tensor Attention::temperature(const AttentionWeights& weights, const Tensor& x,
                               const Sequence& sequence) const {
-  const Tensor beta = at::softplus(at::linear(x, weights.temperature_beta).to(wide_type_));
-  const Tensor gamma = 2 * at::linear(x, weights.temperature_gamma).to(wide_type_).tanh();
+  const Tensor beta = at::softplus(at::linear(x, weights.temperature_beta));
+  const Tensor gamma = 2 * at::linear(x, weights.temperature_gamma).tanh();
   // log(i + 1)^gamma as a power of e: i is at least 1, so that log(i + 1) is positive, and gamma is within
   // (-2, 2), so that the factor is at most about 1 + 2.1 beta on the first token and 1 + beta log(i + 1)^2.
   const Tensor factor = 1 + beta * (gamma * sequence.log_log_position.unsqueeze(1)).exp();
@@ -58,7 +59,7 @@ Tensor Attention::forward(const AttentionWeights& weights, const Tensor& x, cons
   Tensor key = heads_of(at::linear(input, weights.k_proj), weights.k_norm, sequence).transpose(1, 2);
   Tensor value = at::linear(input, weights.v_proj).unflatten(2, {-1, config_.head_dim}).transpose(1, 2);
   if (weights.temperature_beta.defined()) {
-    query = (query * temperature(weights, input, sequence)).to(compute_type_);
+    query = (query * temperature(weights, x, sequence)).to(compute_type_);
   }
   if (cache) {
     const int64_t tokens = x.size(1);

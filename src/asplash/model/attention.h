@@ -18,7 +18,7 @@ class Attention {
  public:
   Attention(const ModelConfig& config, const at::Device& device, at::ScalarType compute_type);
 
-  /// x: [batch, tokens, width], the normed residual stream; weights' matrices in the compute type. Returns
+  /// x: [batch, tokens, width], the normed residual stream, fp32 (fp64); weights by cast_matrices. Returns
   /// [batch, tokens, width] in the compute type.
   /// cache: if not nullptr, keys and values are put there behind the first sequence.first, and all are seen.
   /// statistics: if not nullptr, receives entmax's [4] (see ops::entmax_attention).

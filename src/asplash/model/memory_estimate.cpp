@@ -17,15 +17,16 @@ int64_t layer_bytes_per_token(const ModelConfig& c, int64_t narrow, bool cuda) {
   // Residual stream before each of the two norms; on the CPU also the normed values.
   int64_t bytes = kWide * c.width * (cuda ? 2 : 4);
   if (c.qk_norm) bytes += kWide * (query + key) * (cuda ? 1 : 2);
-  // Input of the projections; query, key, value; the output, as attention and as the projection see it; a
-  // row's normalizer.
-  bytes += narrow * (c.width + query + 2 * key + 2 * query) + kWide * c.heads;
+  // Input of the projections; query, key, value; the output, once more where the projection wants another
+  // layout than the kernel wrote; a row's normalizer.
+  const bool same_layout = softmax && cuda && c.alibi_heads() == 0;
+  bytes += narrow * (c.width + query + 2 * key + (same_layout ? 1 : 2) * query) + kWide * c.heads;
   // The CPU's kernels want key and value once per query head; CUDA's take ALiBi as further dimensions.
   if (softmax && !cuda && c.kv_heads != c.heads) bytes += narrow * 2 * query;
   if (softmax && cuda && c.alibi_heads() > 0) {
     bytes += narrow * (query + 2 * key + 2 * query + ops::kAlibiDims * (2 * c.heads + 2 * c.kv_heads));
   }
-  if (c.attention.adaptive_temperature) bytes += narrow * query + 5 * kWide * c.heads;
+  if (c.attention.adaptive_temperature) bytes += narrow * query + kWide * (c.width + 5 * c.heads);
   return bytes + narrow * (c.width + 3 * c.mlp_width);  // input of the MLP, gate, up, and their product
 }
 
@@ -54,7 +55,7 @@ MemoryEstimate estimate_memory(const ModelConfig& config, int64_t micro_batch, i
   bytes.activations = tokens * (c.layers * layer_bytes_per_token(c, narrow, cuda) + ends +
                                 working_bytes_per_token(c, narrow));
   const int64_t rows = std::min(tokens, ops::loss_chunk_rows(c.vocab_size, cuda));
-  const int64_t chunk = rows * c.vocab_size * (bf16 ? kWide + 2 * narrow : kWide);
+  const int64_t chunk = rows * c.vocab_size * (kWide + narrow);
   bytes.logits = chunk + kWide * table + narrow * tokens * c.width;
   return bytes;
 }

@@ -108,13 +108,11 @@ std::vector<Parameter> named_parameters(const DecoderWeights& weights) {
 }
 
 LayerWeights cast_matrices(const LayerWeights& layer, at::ScalarType type) {
-  const auto cast = [type](const at::Tensor& matrix) { return matrix.defined() ? matrix.to(type) : matrix; };
   LayerWeights out = layer;
   AttentionWeights& attention = out.attention;
   for (at::Tensor* matrix : {&attention.q_proj, &attention.k_proj, &attention.v_proj, &attention.o_proj,
-                             &attention.temperature_beta, &attention.temperature_gamma, &out.gate_proj,
-                             &out.up_proj, &out.down_proj}) {
-    *matrix = cast(*matrix);
+                             &out.gate_proj, &out.up_proj, &out.down_proj}) {
+    *matrix = matrix->to(type);
   }
   return out;
 }

@@ -39,8 +39,8 @@ DecoderWeights initial_weights(const ModelConfig& config, const at::Device& devi
 /// All weights by their Llama names, tied embeddings once.
 std::vector<Parameter> named_parameters(const DecoderWeights& weights);
 
-/// A layer with its matrices in the type of the products; norms stay as they are. Differentiable: gradients
-/// come back in the parameters' own type.
+/// A layer with its projections in the type of the products; norms and temperatures stay as they are.
+/// Differentiable: gradients come back in the parameters' own type.
 LayerWeights cast_matrices(const LayerWeights& layer, at::ScalarType type);
 
 }  // namespace asplash::model
