@@ -131,7 +131,8 @@ TEST_P(EveryDecoder, NarrowTypesStayCloseToFp64) {
   auto exact = disturbed_decoder(smooth, at::kDouble);
   const double expected = exact->loss_sum(input, targets).item<double>();
   const auto expected_grads = torch::autograd::grad({exact->loss_sum(input, targets)}, values_of(*exact));
-  for (const auto& [type, tolerance] : {std::pair(at::kFloat, 1e-4), std::pair(at::kBFloat16, smooth.qk_norm ? 0.15 : 0.05)}) {
+  for (const auto& [type, tolerance] :
+       {std::pair(at::kFloat, 1e-4), std::pair(at::kBFloat16, smooth.qk_norm ? 0.15 : 0.05)}) {
     auto decoder = disturbed_decoder(smooth, type);
     const Tensor loss = decoder->loss_sum(input, targets);
     EXPECT_EQ(loss.scalar_type(), at::kFloat);

@@ -52,13 +52,15 @@ struct ChunkTargets {
   Tensor outside;  ///< bool: not ignored, but no token of the vocabulary
 };
 
+/// left right in `type`, where the device can without rounding to the operands' type before.
+Tensor product(const Tensor& left, const Tensor& right, at::ScalarType type) {
+  if (left.scalar_type() != type && left.is_cuda()) return at::mm(left, right, type);
+  return at::mm(left, right).to(type);
+}
+
 /// log softmax(hidden weight^T), [rows, vocab] in the loss's type.
 Tensor log_probabilities(const Tensor& hidden, const Tensor& weight) {
-  const Tensor logits = at::mm(hidden, weight.t());
-  // On CUDA one kernel reads the narrow type, sums in fp32 and writes fp32.
-  const bool widen = logits.is_cuda() && logits.scalar_type() != loss_type(hidden);
-  return widen ? at::_log_softmax(logits, 1, /*half_to_float=*/true)
-               : at::_log_softmax(logits.to(loss_type(hidden)), 1, /*half_to_float=*/false);
+  return at::_log_softmax(product(hidden, weight.t(), loss_type(hidden)), 1, /*half_to_float=*/false);
 }
 
 /// Loss of each row, [rows, 1].
@@ -83,14 +85,12 @@ Tensor logits_gradient(Tensor& log_probabilities, const Tensor& target_log_proba
   return gradient.scatter_(1, targets.index, at_target);
 }
 
-/// weight_grad += left^T right, in weight_grad's type where the device has such a product.
+/// weight_grad += left^T right
 void accumulate_weight_grad(Tensor& weight_grad, const Tensor& left, const Tensor& right) {
   if (left.scalar_type() == weight_grad.scalar_type()) {
     weight_grad.addmm_(left.t(), right);
-  } else if (left.is_cuda()) {
-    weight_grad.add_(at::mm(left.t(), right, weight_grad.scalar_type()));
   } else {
-    weight_grad.add_(at::mm(left.t(), right));
+    weight_grad.add_(product(left.t(), right, weight_grad.scalar_type()));
   }
 }
 
