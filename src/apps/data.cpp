@@ -35,7 +35,7 @@ void declare_corpus(CLI::App& app, text::CorpusOptions& corpus) {
          "files, folders or 'patterns': .txt (a file is a document), .jsonl (a line is a document), each "
          "also compressed as .xz, .gz, .zst, .bz2")
       ->required()
-      ->type_name("PATH...");
+      ->type_name("PATH");
   app.add_option("--text-field", corpus.text_field, "field of a JSON line that holds the text")
       ->capture_default_str()
       ->type_name("NAME");

@@ -44,7 +44,7 @@ TEST_F(TokenizerTraining, TakesReservedAndStrangeCharacters) {
   std::mt19937_64 random(5);
   write_file(folder_ / "strange.txt", random_utf8(random, 20000));
   options_.character_coverage = 0.98;
-  options_.vocab_size = 1000;
+  options_.vocab_size = 4700;
   train_tokenizer(options_, folder_ / "out.model");
   const auto tokenizer = Tokenizer::load(folder_ / "out.model");
   for (int i = 0; i < 200; ++i) {

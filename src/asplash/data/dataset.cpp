@@ -24,7 +24,7 @@ struct TokenDataset::Impl {
   }
   void check_range(int64_t begin, int64_t count) const {
     if (begin < 0 || count < 0 || begin > manifest.tokens - count)
-      fail(manifest.path, ": tokens [", begin, ", ", begin + count, ") are outside its ", manifest.tokens);
+      fail(manifest.path, ": ", count, " tokens from ", begin, " on are outside its ", manifest.tokens);
   }
   void check_document(int64_t document) const {
     if (document < 0 || document >= manifest.documents)
