@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "asplash/base/error.h"
 #include "checkpoint/temporary_folder.h"

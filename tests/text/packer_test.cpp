@@ -1,12 +1,18 @@
 #include "asplash/text/packer.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <map>
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/interrupt.h"
 #include "asplash/data/dataset.h"
 #include "text/sample_text.h"
 
@@ -157,6 +163,28 @@ TEST_F(Packer, LeavesWhatWasThereWhenItFails) {
   EXPECT_NE(error().find("in.jsonl:401: not valid JSON"), std::string::npos) << error();
   EXPECT_EQ(files(options_.output), before);
   EXPECT_EQ(documents("train"), not_empty());
+}
+
+TEST_F(Packer, LeavesNothingWhenInterrupted) {
+  options_.shard_tokens = 1000;
+  {
+    const InterruptGuard guard;
+    std::raise(SIGINT);
+    EXPECT_NE(error().find("interrupted"), std::string::npos);
+  }
+  EXPECT_TRUE(files(options_.output).empty());
+  // The signal is remembered until the next guard.
+  const InterruptGuard guard;
+  EXPECT_EQ(error(), "");
+}
+
+TEST_F(Packer, RefusesAFolderThatAnotherRunPacksInto) {
+  fs::create_directories(options_.output);
+  const int folder = ::open(options_.output.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  ASSERT_EQ(::flock(folder, LOCK_EX | LOCK_NB), 0);
+  EXPECT_NE(error().find("another asplash-data is packing"), std::string::npos) << error();
+  ::close(folder);
+  EXPECT_EQ(error(), "");
 }
 
 TEST_F(Packer, RefusesSplitsWithoutDocuments) {

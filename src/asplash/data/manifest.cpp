@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"

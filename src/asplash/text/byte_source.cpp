@@ -8,9 +8,11 @@
 #include <archive_entry.h>
 #endif
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <new>
 
 #include "asplash/base/error.h"
 
