@@ -84,6 +84,10 @@ train() {
     printf '%s\n' "$chain" >$DATA/.train-begun
   fi
   "$BIN/asplash-train" --config $CONFIG ${steps:+--set "train.steps=$steps"}
+  # A signal ends training early with a checkpoint and status 0.
+  local last
+  last=$(awk '/^  steps:/ { printf "step_%08d", $2 }' $RUN/config.yaml)
+  [ -e "$RUN/checkpoints/$last" ] || die "training was stopped before $last; run this again to go on"
 }
 
 evaluate() {
