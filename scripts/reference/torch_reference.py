@@ -14,7 +14,6 @@ micro-batch order: softmax attention, no packed documents. Needs torch >= 2.11, 
 
 import argparse
 import json
-import math
 import os
 import time
 
@@ -26,7 +25,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from tokens import Tokens, Sampler
+from tokens import Sampler, Tokens
 
 
 class Block(nn.Module):

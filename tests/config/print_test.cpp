@@ -228,7 +228,7 @@ TEST(Print, NumbersAreShort) {
   const std::vector<std::pair<double, std::string>> cases = {
       {0.1, "0.1"},
       {3e-4, "0.0003"},
-      {1e-5, "1e-05"},
+      {1e-5, "1.0e-05"},
       {100000, "100000"},
       {-0.0, "-0"},
       {1.0 / 3, "0.3333333333333333"},

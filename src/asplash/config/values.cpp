@@ -108,6 +108,9 @@ std::string print_double(double value) {
     const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
                                       std::chars_format::general, digits);
     std::string text(buffer.data(), result.ptr);
+    // YAML 1.1 readers (PyYAML) take 1e-05 for text; 1.0e-05 is a number to all.
+    const size_t exponent = text.find('e');
+    if (exponent != std::string::npos && text.find('.') == std::string::npos) text.insert(exponent, ".0");
     if (digits == 17 || parse_double(text) == value) return text;
   }
   return "";
