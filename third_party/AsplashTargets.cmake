@@ -42,10 +42,21 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_compile_options(asplash_torch INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fpch-preprocess;-Wno-array-bounds;-Wno-stringop-overflow>)
 endif()
-add_library(asplash_torch_pch OBJECT "${PROJECT_SOURCE_DIR}/third_party/torch_pch.cpp")
-target_link_libraries(asplash_torch_pch PUBLIC asplash_torch)
-asplash_options(asplash_torch_pch)
-target_precompile_headers(asplash_torch_pch PRIVATE "${PROJECT_SOURCE_DIR}/third_party/torch_pch.h")
+function(asplash_torch_header name)
+  add_library(${name} OBJECT "${PROJECT_SOURCE_DIR}/third_party/torch_pch.cpp")
+  target_link_libraries(${name} PUBLIC asplash_torch)
+  asplash_options(${name})
+  target_precompile_headers(${name} PRIVATE "${PROJECT_SOURCE_DIR}/third_party/torch_pch.h")
+endfunction()
+asplash_torch_header(asplash_torch_pch)
+
+# Tests: what is tested is optimized; the tests themselves compile a third faster with less. A precompiled header
+# only serves files of the same optimization level, so tests have one of their own.
+set(ASPLASH_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)
+if(ASPLASH_TESTS)
+  asplash_torch_header(asplash_torch_test_pch)
+  target_compile_options(asplash_torch_test_pch PRIVATE ${ASPLASH_TEST_OPTIONS})
+endif()
 
 # asplash_library(NAME room [TORCH] SOURCES ... LINK ...): static library asplash_<room>.
 function(asplash_library)
@@ -66,15 +77,14 @@ function(asplash_test)
   set(target asplash_${ARG_NAME}_tests)
   add_executable(${target} ${ARG_SOURCES})
   asplash_options(${target})
-  # What is tested is optimized; the tests themselves compile a third faster this way.
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  target_compile_options(${target} PRIVATE ${ASPLASH_TEST_OPTIONS})
   target_link_libraries(${target} PRIVATE ${ARG_LINK} GTest::gtest GTest::gtest_main)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
   target_compile_definitions(${target} PRIVATE ASPLASH_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
     ASPLASH_BIN_DIR="${PROJECT_BINARY_DIR}/bin")
   if(ARG_TORCH)
     target_link_libraries(${target} PRIVATE asplash_torch)
-    target_precompile_headers(${target} REUSE_FROM asplash_torch_pch)
+    target_precompile_headers(${target} REUSE_FROM asplash_torch_test_pch)
   endif()
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 600)

@@ -105,6 +105,10 @@ def main():
     parser.add_argument("run")
     parser.add_argument("--out")
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--perturb", type=float, default=0.0, metavar="SCALE",
+                        help="multiply each initial weight by 1 + SCALE * N(0, 1): how far the reference strays from "
+                             "itself for less than a rounding to bf16 (1e-4) is the noise of the comparison")
+    parser.add_argument("--seed", type=int, default=0, help="of --perturb")
     args = parser.parse_args()
 
     with open(os.path.join(args.run, "config.yaml"), encoding="utf-8") as file:
@@ -115,11 +119,14 @@ def main():
     assert model_config["attention"]["function"] == "softmax" and data["documents"] == "stream"
     assert model_config["tied_embeddings"] and not model_config["qk_norm"]
 
-    torch.manual_seed(0)
+    torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.recompile_limit = 64
     model = Decoder(model_config, head_slopes(model_config)).cuda()
     model.load_llama_names(load_file(os.path.join(args.run, "checkpoints/step_00000000/model.safetensors")))
+    if args.perturb:
+        for parameter in model.parameters():
+            parameter.data *= 1 + args.perturb * torch.randn_like(parameter)
 
     context = data["context"]
     sequences = train["tokens_per_step"] // context
@@ -173,6 +180,9 @@ def main():
     print(json.dumps({"run": args.run, "steps": len(out), "device": torch.cuda.get_device_name(),
                       "largest_difference": round(float(np.abs(gaps).max()), 4),
                       "mean_difference_second_half": round(float(tail.mean()), 5),
+                      "mean_loss_second_half": round(float(np.mean([r["loss"] for r in out[len(out) // 2:]])), 5),
+                      "our_mean_loss_second_half": round(float(np.mean([r["ours"] for r in out[len(out) // 2:]])), 5),
+                      "perturb": args.perturb, "seed": args.seed,
                       "reference_tokens_per_second": round(train["tokens_per_step"] / float(np.median(times))),
                       "our_tokens_per_second": round(float(np.median([r["tokens_per_second"] for r in ours])))}))
     if args.out:
