@@ -109,6 +109,8 @@ def main():
                         help="multiply each initial weight by 1 + SCALE * N(0, 1): how far the reference strays from "
                              "itself for less than a rounding to bf16 (1e-4) is the noise of the comparison")
     parser.add_argument("--seed", type=int, default=0, help="of --perturb")
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16",
+                        help="fp32 takes no tensor cores: against a run with train.precision=fp32")
     args = parser.parse_args()
 
     with open(os.path.join(args.run, "config.yaml"), encoding="utf-8") as file:
@@ -120,7 +122,7 @@ def main():
     assert model_config["tied_embeddings"] and not model_config["qk_norm"]
 
     torch.manual_seed(args.seed)
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("highest" if args.precision == "fp32" else "high")
     torch._dynamo.config.recompile_limit = 64
     model = Decoder(model_config, head_slopes(model_config)).cuda()
     model.load_llama_names(load_file(os.path.join(args.run, "checkpoints/step_00000000/model.safetensors")))
@@ -160,7 +162,7 @@ def main():
         total = 0.0
         for m in range(sequences // rows):
             x, y = micro_batch(step * sequences + m * rows)
-            with torch.autocast("cuda", dtype=torch.bfloat16):
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
                 loss = compiled(x, y, cos, sin, mask) * rows / sequences
             loss.backward()
             total += loss.detach()
@@ -182,7 +184,7 @@ def main():
                       "mean_difference_second_half": round(float(tail.mean()), 5),
                       "mean_loss_second_half": round(float(np.mean([r["loss"] for r in out[len(out) // 2:]])), 5),
                       "our_mean_loss_second_half": round(float(np.mean([r["ours"] for r in out[len(out) // 2:]])), 5),
-                      "perturb": args.perturb, "seed": args.seed,
+                      "perturb": args.perturb, "seed": args.seed, "precision": args.precision,
                       "reference_tokens_per_second": round(train["tokens_per_step"] / float(np.median(times))),
                       "our_tokens_per_second": round(float(np.median([r["tokens_per_second"] for r in ours])))}))
     if args.out:
