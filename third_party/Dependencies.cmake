@@ -7,7 +7,8 @@
 #   nlohmann/json >= 3.11  nlohmann-json3-dev (header only)
 #   SentencePiece        libsentencepiece-dev (no CMake package: found by header and library)
 #   xxHash >= 0.8        libxxhash-dev (header only use)
-#   libarchive >= 3.6    libarchive-dev; without it .xz/.gz/.zst corpora are refused at run time
+#   libarchive >= 3.6    libarchive-dev; without it .xz/.zst/.bz2 corpora are refused at run time
+#   zlib >= 1.2          zlib1g-dev; without it .gz corpora are refused at run time
 #   GoogleTest >= 1.12   libgtest-dev, tests only
 #   CUDA Toolkit 13.0    optional: machine's nvcc, or PyPI cuda-toolkit (scripts/lib/setup.sh)
 
@@ -38,7 +39,11 @@ target_link_libraries(asplash_sentencepiece INTERFACE
 
 find_package(LibArchive 3.6)
 if(NOT LibArchive_FOUND)
-  message(WARNING "libarchive not found: programs are built without .xz/.gz/.zst input")
+  message(WARNING "libarchive not found: programs are built without .xz/.zst/.bz2 input")
+endif()
+find_package(ZLIB 1.2)
+if(NOT ZLIB_FOUND)
+  message(WARNING "zlib not found: programs are built without .gz input")
 endif()
 
 if(ASPLASH_TESTS)

@@ -23,7 +23,7 @@ readonly CUDA_REQUIREMENT='cuda-toolkit[nvcc,cudart,crt,cccl,nvvm,nvrtc,nvtx]==1
 readonly BUILD_PACKAGES=(
   g++ cmake ninja-build ccache pkg-config git ca-certificates python3 python3-venv
   libyaml-cpp-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
-  libsentencepiece-dev libxxhash-dev libarchive-dev libgtest-dev)
+  libsentencepiece-dev libxxhash-dev libarchive-dev zlib1g-dev libgtest-dev)
 
 # install_packages WHY PACKAGE...: Debian packages that are not there yet, by apt, as root or through sudo.
 install_packages() {

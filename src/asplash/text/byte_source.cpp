@@ -15,6 +15,9 @@
 #include <new>
 
 #include "asplash/base/error.h"
+#ifdef ASPLASH_HAVE_ZLIB
+#include "asplash/text/gzip_file.h"
+#endif
 
 namespace asplash::text {
 namespace {
@@ -125,13 +128,15 @@ class CompressedFile : public ByteSource {
 std::unique_ptr<ByteSource> open_bytes(const std::string& path) {
   const Compression* compression = find_compression(path);
   if (compression == nullptr) return std::make_unique<PlainFile>(path);
-#ifdef ASPLASH_HAVE_LIBARCHIVE
-  return std::make_unique<CompressedFile>(path, *compression);
-#else
-  fail("cannot read ", path,
-       ": this program was built without libarchive; decompress the file, or install "
-       "libarchive-dev and build again");
+  const bool gzip = std::strcmp(compression->name, "gzip") == 0;
+#ifdef ASPLASH_HAVE_ZLIB
+  if (gzip) return open_gzip(std::make_unique<PlainFile>(path), path);
 #endif
+#ifdef ASPLASH_HAVE_LIBARCHIVE
+  if (!gzip) return std::make_unique<CompressedFile>(path, *compression);
+#endif
+  fail("cannot read ", path, ": this program was built without ", gzip ? "zlib" : "libarchive",
+       "; decompress the file, or install ", gzip ? "zlib1g-dev" : "libarchive-dev", " and build again");
 }
 
 std::string compression_of(const std::string& path) {

@@ -16,9 +16,8 @@ class ByteSource {
   virtual int64_t consumed() const = 0;
 };
 
-/// By the ending: .xz, .gz, .zst, .bz2 are decompressed (through libarchive), everything else is read as it
-/// is. The checksums within .xz, .zst and .bz2 are verified; libarchive does not verify gzip's, so that
-/// damage to a .gz file is noticed only where it cannot be decoded or ends the stream early.
+/// By the ending: .gz is decompressed through zlib, .xz, .zst and .bz2 through libarchive, everything else is
+/// read as it is. The checksums within compressed files are verified.
 std::unique_ptr<ByteSource> open_bytes(const std::string& path);
 
 /// The ending if it is one of a compression, else "".
