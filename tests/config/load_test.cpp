@@ -65,6 +65,11 @@ TEST(Load, OverridesWinInOrder) {
   EXPECT_FALSE(sample.train.shuffle);
 }
 
+TEST(Load, OverridesWithoutAValueAreEmptyText) {
+  EXPECT_EQ(sample_of("train: {output: here}", {"train.output="}).train.output, "");
+  EXPECT_EQ(sample_of("train: {output: here}", {"train.output=\"\""}).train.output, "");
+}
+
 TEST(Load, BadValuesLeaveTheStructAlone) {
   Sample sample;
   EXPECT_THROW(load_text("train: {steps: 0, batch: 3}\ncontexts: [5, x]", "x.yaml", {}, describing(sample)),

@@ -16,6 +16,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Read no further: what is longer than read_yaml() takes need not be read to its end.
+constexpr size_t kMostConfigBytes = size_t{16} << 20;
+
 /// What the files say, and whether all of them could be read.
 struct Sources {
   Node tree;
@@ -38,7 +41,10 @@ std::optional<std::string> take_base(Node& file, const std::string& file_name, P
   const Node value = std::move(entry->value);
   *place = entry->place;
   file.entries.erase(entry);
-  if (value.kind != Node::Kind::scalar || value.text.empty()) {
+  constexpr size_t kLongestName = 4096;
+  // Messages repeat the name: control characters, which YAML can escape, are no part of it.
+  const bool is_name = !value.text.empty() && shown(value.text, kLongestName) == value.text;
+  if (value.kind != Node::Kind::scalar || !is_name) {
     if (value.kind != Node::Kind::invalid) {
       problems.add(*place, "base", "names no file; expected a path, relative to this file");
     }
@@ -86,7 +92,7 @@ Sources read_chain(std::string text, std::string name, Problems& problems) {
       break;
     }
     try {
-      text = read_file(*base);
+      text = read_file(*base, kMostConfigBytes);
     } catch (const Error& e) {
       problems.add(place, "base", str(e.what(), " (", chain, ")"));
       result.complete = false;
@@ -135,6 +141,15 @@ std::optional<std::string> blocking_value(const Node& tree, const std::string& k
   return std::nullopt;
 }
 
+/// What stands behind the "=": YAML, or empty text, which a file would have to put in quotes.
+std::optional<Node> override_value(const std::string& text, int source, Problems& problems) {
+  if (!text.empty()) return read_yaml(text, source, false, problems);
+  Node empty;
+  empty.kind = Node::Kind::scalar;
+  empty.place = {source, 0};
+  return empty;
+}
+
 void apply_override(const std::string& text, Node& tree, bool* complete, Problems& problems) {
   const size_t equals = text.find('=');
   const std::string key = text.substr(0, equals);
@@ -147,7 +162,7 @@ void apply_override(const std::string& text, Node& tree, bool* complete, Problem
   if (equals == std::string::npos) return refuse("has no value; expected key=value, as in optim.lr=3e-4");
   if (!is_dotted_name(key)) return refuse("is not a key; expected names joined by dots, as in optim.lr=3e-4");
   if (key == "base") return refuse("can only be written in a file");
-  std::optional<Node> value = read_yaml(text.substr(equals + 1), source, false, problems);
+  std::optional<Node> value = override_value(text.substr(equals + 1), source, problems);
   if (!value) {
     *complete = false;
     return;
@@ -167,7 +182,7 @@ void throw_if_any(const Problems& problems) {
 void load(const std::string& path, const std::vector<std::string>& overrides, const Describe& describe) {
   std::string text;
   try {
-    text = read_file(path);
+    text = read_file(path, kMostConfigBytes);
   } catch (const Error& e) {
     throw ConfigError(e.what());
   }

@@ -26,8 +26,8 @@ using Describe = std::function<void(Fields&)>;
 ///
 /// An empty file means defaults. Numbers are decimal ("65536", "3e-4"; integers also as "1e6"), finite and
 /// not in quotes; true and false are the only truth values; text is any scalar; a key without a value is
-/// refused ("" is the empty text, [] the empty list). Lists replace, maps merge. YAML anchors, aliases, tags
-/// and several documents are refused.
+/// refused ("" is the empty text, [] the empty list; in overrides "key=" is the empty text, too). Lists
+/// replace, maps merge. YAML anchors, aliases, tags and several documents are refused.
 void load(const std::string& path, const std::vector<std::string>& overrides, const Describe& describe);
 
 /// The same from text; `name` stands for the file in messages.
