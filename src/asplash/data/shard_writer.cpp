@@ -7,6 +7,7 @@
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
 #include "asplash/data/manifest.h"
+#include "asplash/data/new_folder.h"
 #include "asplash/data/shard_file.h"
 
 namespace asplash::data {
@@ -34,7 +35,10 @@ std::vector<fs::path> shards_with_ending(const fs::path& folder, const std::stri
 }  // namespace
 
 struct SplitWriter::Impl {
+  explicit Impl(const std::string& path) : folder(path), made(path) {}
+
   std::string folder;
+  NewFolder made;  // goes after the shards
   int64_t shard_tokens = 0;
   TokenizerInfo tokenizer;
   Manifest manifest;
@@ -51,10 +55,10 @@ struct SplitWriter::Impl {
 
 SplitWriter::SplitWriter(const std::string& output, const std::string& split, const TokenizerInfo& tokenizer,
                          int64_t shard_tokens)
-    : impl_(std::make_unique<Impl>()) {
+    : impl_(nullptr) {
   if (tokenizer.vocab_size < 1) fail("vocabulary size must be at least 1, got ", tokenizer.vocab_size);
   if (shard_tokens < 1) fail("tokens of a shard must be at least 1, got ", shard_tokens);
-  impl_->folder = (fs::path(output) / split).string();
+  impl_ = std::make_unique<Impl>((fs::path(output) / split).string());
   impl_->shard_tokens = shard_tokens;
   impl_->tokenizer = tokenizer;
   Manifest& manifest = impl_->manifest;
@@ -63,9 +67,6 @@ SplitWriter::SplitWriter(const std::string& output, const std::string& split, co
   manifest.vocab_size = tokenizer.vocab_size;
   manifest.bos_id = tokenizer.bos_id;
   manifest.eos_id = tokenizer.eos_id;
-  std::error_code error;
-  fs::create_directories(impl_->folder, error);
-  if (error) fail("cannot make folder ", impl_->folder, ": ", error.message());
   for (const auto& stale : shards_with_ending(impl_->folder, ".tmp")) fs::remove(stale);
 }
 

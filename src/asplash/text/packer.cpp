@@ -15,6 +15,7 @@
 #include "asplash/base/log.h"
 #include "asplash/base/progress.h"
 #include "asplash/base/text.h"
+#include "asplash/data/new_folder.h"
 #include "asplash/data/shard_writer.h"
 #include "asplash/text/encoding_pipeline.h"
 #include "asplash/text/tokenizer.h"
@@ -26,10 +27,7 @@ namespace {
 /// Keeps two runs from packing into one folder at the same time; the lock ends with the process.
 class FolderLock {
  public:
-  explicit FolderLock(const std::string& folder) {
-    std::error_code error;
-    fs::create_directories(folder, error);
-    if (error) fail("cannot make folder ", folder, ": ", error.message());
+  explicit FolderLock(const std::string& folder) : made_(folder) {
     fd_ = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd_ < 0) fail("cannot open folder ", folder, ": ", std::strerror(errno));
     if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
@@ -42,6 +40,7 @@ class FolderLock {
   FolderLock& operator=(const FolderLock&) = delete;
 
  private:
+  data::NewFolder made_;
   int fd_ = -1;
 };
 

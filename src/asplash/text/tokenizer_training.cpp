@@ -12,6 +12,7 @@
 #include "asplash/base/log.h"
 #include "asplash/base/progress.h"
 #include "asplash/base/text.h"
+#include "asplash/data/new_folder.h"
 #include "asplash/text/line_sample.h"
 
 namespace asplash::text {
@@ -81,10 +82,7 @@ TokenizerTrainingReport train_tokenizer(const TokenizerTrainingOptions& options,
   if (options.vocab_size < 260)
     fail("--vocab-size must be at least 260 (256 bytes, 3 control pieces, 1 of text), got ",
          options.vocab_size);
-  const auto folder = std::filesystem::absolute(output).parent_path();
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) fail("cannot make folder ", folder.string(), ": ", error.message());
+  const data::NewFolder folder(std::filesystem::absolute(output).parent_path().string());
 
   TokenizerTrainingReport report;
   const std::vector<std::string> lines = sample_lines(options, report);
