@@ -103,6 +103,34 @@ TEST_P(TokenizerTest, CutsOnlyWhereNothingChanges) {
   EXPECT_EQ(tokenizer_.safe_cut("", 0), 0u);
 }
 
+/// Text that no vocabulary gives a place to cut: memory for it must be bounded, its ids the same wherever
+/// others cut it.
+TEST_P(TokenizerTest, CutsEndlessWordsAtFixedPlaces) {
+  std::mt19937_64 random(10);
+  std::string words, spaces(150'000, ' '), accents;
+  while (words.size() < 400'000) words += "kalomirtensa";
+  while (accents.size() < 200'000) accents += "v\xC3\xA9";
+  const std::string prose = made_up_text(6, 100);
+  for (const std::string& text : {words, prose + words + prose + words, spaces + accents, accents + spaces}) {
+    const auto whole = tokenizer_.encode(text);
+    EXPECT_EQ(tokenizer_.decode(whole), text);
+    std::vector<int32_t> joined;
+    for (size_t begin = 0; begin < text.size();) {
+      const std::string_view rest = std::string_view(text).substr(begin);
+      const size_t at_least = random() % 300'000;
+      const size_t cut = tokenizer_.safe_cut(rest, at_least);
+      ASSERT_LE(cut, std::max(at_least, size_t{1}) + 70'000);
+      const auto ids = tokenizer_.encode(rest.substr(0, cut));
+      joined.insert(joined.end(), ids.begin(), ids.end());
+      begin += cut;
+    }
+    EXPECT_EQ(joined, whole);
+    std::vector<int32_t> remembered;
+    Encoder(tokenizer_).encode(text, remembered);
+    EXPECT_EQ(remembered, whole);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, TokenizerTest,
                          ::testing::Values(TokenizerModel::bpe, TokenizerModel::unigram));
 

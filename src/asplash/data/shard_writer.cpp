@@ -54,8 +54,7 @@ struct SplitWriter::Impl {
 };
 
 SplitWriter::SplitWriter(const std::string& output, const std::string& split, const TokenizerInfo& tokenizer,
-                         int64_t shard_tokens)
-    : impl_(nullptr) {
+                         int64_t shard_tokens) {
   if (tokenizer.vocab_size < 1) fail("vocabulary size must be at least 1, got ", tokenizer.vocab_size);
   if (shard_tokens < 1) fail("tokens of a shard must be at least 1, got ", shard_tokens);
   impl_ = std::make_unique<Impl>((fs::path(output) / split).string());

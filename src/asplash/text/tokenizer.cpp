@@ -7,13 +7,13 @@
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
 #include "asplash/text/tokenizer_impl.h"
-#include "asplash/text/utf8.h"
 
 namespace asplash::text {
 namespace {
 
-/// SentencePiece keeps about a hundred bytes for each byte of a call's text: long texts go in parts.
-constexpr size_t kPartBytes = 64 << 10;
+/// What a text may have at most that cannot go in parts: SentencePiece keeps about a hundred bytes for each
+/// byte of a call's text.
+constexpr size_t kMostWholeBytes = 32 << 20;
 
 void require_ok(const sentencepiece::util::Status& status, const std::string& path, const char* what) {
   if (!status.ok()) fail(path, ": ", what, ": ", status.error_message());
@@ -84,43 +84,6 @@ size_t word_length(std::string_view text) {
   return at;
 }
 
-namespace {
-
-/// The first beginning of a word at `at_least` or behind it.
-size_t next_word(std::string_view text, size_t at_least) {
-  for (size_t at = std::max<size_t>(at_least, 1); at < text.size(); ++at) {
-    if (text[at] == '\n' || text[at - 1] == '\n' || (text[at] == ' ' && text[at - 1] != ' ')) return at;
-  }
-  return text.size();
-}
-
-}  // namespace
-
-size_t Tokenizer::Impl::safe_cut(std::string_view text, size_t at_least) const {
-  // A unigram model weighs sums of scores: their rounding, and so the choice between equals, depends on all
-  // that goes before. encode() gives it one word at a time.
-  if (!traits.bpe) return words_apart() ? next_word(text, at_least) : text.size();
-  if (!plain()) return text.size();
-  size_t at = at_least;
-  const auto continues = [&](size_t i) { return (static_cast<unsigned char>(text[i]) & 0xC0) == 0x80; };
-  // Back to the beginning of the character that `at_least` lies in or behind.
-  size_t left = at == 0 ? 0 : at - 1;
-  while (left > 0 && left < text.size() && continues(left)) --left;
-  while (left < text.size()) {
-    const size_t length = utf8_length(text, left);
-    at = left + (length == 0 ? 1 : length);
-    const size_t next = utf8_length(text, at);
-    if (length > 0 && next > 0 && at >= at_least) {
-      const std::string_view a = text.substr(left, length);
-      const std::string_view b = text.substr(at, next);
-      if (a == kSpaceSymbol || b == kSpaceSymbol || vocabulary.never_together(code_point(a), code_point(b)))
-        return at;
-    }
-    left = at;
-  }
-  return text.size();
-}
-
 size_t Tokenizer::safe_cut(std::string_view text, size_t at_least) const {
   return impl_->safe_cut(text, at_least);
 }
@@ -128,6 +91,10 @@ size_t Tokenizer::safe_cut(std::string_view text, size_t at_least) const {
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<int32_t> ids;
   if (!impl_->plain()) {
+    if (text.size() > kMostWholeBytes)
+      fail(impl_->path, ": a text of ", text.size(),
+           " bytes is too long for a model that normalizes (at most ", kMostWholeBytes,
+           "): make several documents of it");
     impl_->segment(text, ids);
     return ids;
   }
@@ -136,7 +103,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
     if (impl_->traits.bpe)
       part = part <= kPartBytes ? part : impl_->safe_cut(text, kPartBytes);
     else if (impl_->words_apart())
-      part = word_length(text);
+      part = std::min(word_length(text), Impl::part_end(text, 0));
     impl_->segment_escaped(text.substr(0, part), ids);
     text.remove_prefix(part);
   }

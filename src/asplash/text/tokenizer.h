@@ -13,10 +13,10 @@ namespace asplash::text {
 ///
 /// For models made by train_tokenizer() (identity normalization, byte fallback) decode(encode(x)) == x for
 /// every valid UTF-8 text x, U+2581 included: SentencePiece writes a space as that character, so a literal
-/// one is encoded by its three byte-fallback pieces instead. Byte-pair models give SentencePiece's own ids;
-/// unigram models segment each word by itself, so that long texts cost linear time and memory, and ties
-/// between equally likely segmentations do not depend on what goes before. Models from elsewhere that
-/// normalize are applied as they are.
+/// one is encoded by its three byte-fallback pieces instead. Byte-pair models give SentencePiece's own ids
+/// (but see safe_cut()); unigram models segment each word by itself, so that long texts cost linear time and
+/// memory, and ties between equally likely segmentations do not depend on what goes before. Models from
+/// elsewhere that normalize are applied as they are.
 class Tokenizer {
  public:
   /// Throws asplash::Error naming the file if it is missing or not a SentencePiece model.
@@ -33,7 +33,8 @@ class Tokenizer {
 
   /// A position, at least `at_least` and at most text.size(), where the text may be cut so that the ids of
   /// both parts, joined, are the ids of the whole: no piece of the vocabulary holds the two characters around
-  /// it. text.size() where no place is known to be safe.
+  /// it. Where 64 KiB go by without such a place, encode() cuts there, and this does, too, so that memory
+  /// stays bounded. text.size() for models from elsewhere that normalize.
   size_t safe_cut(std::string_view text, size_t at_least) const;
 
   int64_t vocab_size() const;

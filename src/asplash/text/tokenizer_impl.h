@@ -12,6 +12,9 @@
 
 namespace asplash::text {
 
+/// SentencePiece keeps about a hundred bytes for each byte of a call's text: long texts go in parts.
+constexpr size_t kPartBytes = 64 << 10;
+
 struct Tokenizer::Impl {
   std::string path;
   std::string hash;
@@ -34,6 +37,16 @@ struct Tokenizer::Impl {
   void segment(std::string_view text, std::vector<int32_t>& ids) const;
   /// Like segment() for plain() models, literal U+2581 as bytes.
   void segment_escaped(std::string_view text, std::vector<int32_t>& ids) const;
+
+  /// Places for cuts are known.
+  bool cuts_texts() const { return traits.bpe ? plain() : words_apart(); }
+  /// The ids of both sides, joined, are the ids of the whole. A unigram model weighs sums of scores: their
+  /// rounding, and so the choice between equals, depends on all that goes before; encode() gives it one word
+  /// at a time.
+  bool is_safe_cut(std::string_view text, size_t at) const;
+  /// Where a run of text without a safe cut is cut all the same: kPartBytes behind its beginning or its last
+  /// cut, between two characters.
+  static size_t part_end(std::string_view text, size_t begin);
   size_t safe_cut(std::string_view text, size_t at_least) const;
 };
 
