@@ -43,6 +43,23 @@ TEST_F(Files, ReadsPipesToTheEnd) {
   writer.join();
 }
 
+TEST_F(Files, WhatHasNoEndIsRefused) {
+  EXPECT_EQ(testing::error_of([] { read_file("/dev/zero", 1 << 20); }),
+            "cannot read /dev/zero: it is longer than 1.0 MiB");
+  EXPECT_EQ(testing::error_of([] { hash_file("/dev/zero"); }), "cannot read /dev/zero: not a regular file");
+  write_file_atomically(path("a"), "12345");
+  EXPECT_EQ(read_file(path("a"), 5), "12345");
+  EXPECT_NE(testing::error_of([this] { read_file(path("a"), 4); }), "");
+}
+
+TEST_F(Files, NamedPipesWithoutAWriterAreNotWaitedFor) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  EXPECT_EQ(testing::error_of([this] { MappedFile(path("pipe")); }),
+            "cannot map " + path("pipe") + ": not a regular file");
+  EXPECT_EQ(testing::error_of([this] { hash_file(path("pipe")); }),
+            "cannot read " + path("pipe") + ": not a regular file");
+}
+
 TEST_F(Files, ErrorsNamePathAndReason) {
   EXPECT_EQ(error_of([&] { read_file(path("no")); }),
             "cannot read " + path("no") + ": No such file or directory");

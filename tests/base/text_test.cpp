@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 
 namespace asplash {
 namespace {
@@ -95,6 +96,21 @@ TEST(Text, Utf8) {
                           "\xc3\x28", "\xe2\x28\xa1"}) {
     EXPECT_FALSE(is_valid_utf8(bad));
   }
+}
+
+TEST(Text, ShownIsOneLineOfValidUtf8) {
+  EXPECT_EQ(shown("plain caf\u00e9"), "plain caf\u00e9");
+  EXPECT_EQ(shown("a\nb\x1b[31m\x7f"), "a\\nb\\x1b[31m\\x7f");
+  EXPECT_EQ(shown("\xff\xc3(\xed\xa0\x80"), "\\xff\\xc3(\\xed\\xa0\\x80");
+  EXPECT_EQ(shown("12345", 5), "12345");
+  EXPECT_EQ(shown("123456", 5), "12345...");
+  EXPECT_EQ(shown("1234\u00e956", 5), "1234\u00e9...") << "characters stay whole";
+}
+
+TEST(Text, JsonReasonLeavesTheExceptionsNumberOut) {
+  EXPECT_EQ(json_reason(std::runtime_error("[json.exception.parse_error.101] bad\n'\xff'")), "bad\\n'\\xff'");
+  EXPECT_EQ(json_reason(std::runtime_error("other [1] one")), "other [1] one");
+  EXPECT_LT(json_reason(std::runtime_error(std::string(100000, 'x'))).size(), 300u);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include <xxhash.h>
 
 #include "asplash/base/error.h"
+#include "asplash/base/text.h"
 
 namespace asplash {
 namespace {
@@ -24,6 +26,9 @@ namespace {
   if (code == EFBIG) reason += " (see ulimit -f)";
   fail("cannot ", what, " ", path, ": ", reason);
 }
+
+/// To open a named pipe would wait for its writer; regular files do not care.
+constexpr int kReadWithoutWaiting = O_RDONLY | O_NONBLOCK;
 
 class FileDescriptor {
  public:
@@ -126,15 +131,17 @@ std::string hex(const XXH128_hash_t& hash) {
 
 }  // namespace
 
-std::string read_file(const std::string& path) {
+std::string read_file(const std::string& path, size_t most_bytes) {
   const FileDescriptor file(path, O_RDONLY, "read");
   const struct stat status = file.status();
   if (S_ISDIR(status.st_mode)) fail_system("read", path, EISDIR);
   // A pipe has no size, and a file may grow: read to the end whatever the size says.
-  std::string content(static_cast<size_t>(status.st_size) + 1, '\0');
+  std::string content(std::min(static_cast<size_t>(status.st_size), most_bytes) + 1, '\0');
   size_t filled = 0;
   while (const size_t count = file.read(&content[filled], content.size() - filled)) {
     filled += count;
+    if (filled > most_bytes)
+      fail("cannot read ", path, ": it is longer than ", human_bytes(static_cast<double>(most_bytes)));
     if (filled == content.size()) content.resize(2 * filled + (1 << 16));
   }
   content.resize(filled);
@@ -154,7 +161,7 @@ void write_file_atomically(const std::string& path, const std::string& content) 
 void fsync_path(const std::string& path) { FileDescriptor(path, O_RDONLY, "sync").sync(); }
 
 MappedFile::MappedFile(const std::string& path) {
-  const FileDescriptor file(path, O_RDONLY, "read");
+  const FileDescriptor file(path, kReadWithoutWaiting, "read");
   const struct stat status = file.status();
   if (!S_ISREG(status.st_mode)) fail("cannot map ", path, ": not a regular file");
   size_ = static_cast<size_t>(status.st_size);
@@ -183,8 +190,10 @@ uint64_t hash64(const void* data, size_t bytes) { return XXH3_64bits(data, bytes
 std::string hash_bytes(const void* data, size_t bytes) { return hex(XXH3_128bits(data, bytes)); }
 
 std::string hash_file(const std::string& path) {
-  const FileDescriptor file(path, O_RDONLY, "read");
-  if (S_ISDIR(file.status().st_mode)) fail_system("read", path, EISDIR);
+  const FileDescriptor file(path, kReadWithoutWaiting, "read");
+  const mode_t mode = file.status().st_mode;
+  if (S_ISDIR(mode)) fail_system("read", path, EISDIR);
+  if (!S_ISREG(mode)) fail("cannot read ", path, ": not a regular file");  // it might have no end
   XXH3_state_t state;
   XXH3_128bits_reset(&state);
   std::vector<char> buffer(1 << 20);

@@ -8,7 +8,10 @@
 /// Files: every failure throws asplash::Error that names the path and the system's reason.
 namespace asplash {
 
-std::string read_file(const std::string& path);
+constexpr size_t kMostFileBytes = size_t{4} << 30;
+
+/// A whole file, or pipe; refused where it is longer than `most_bytes`, as a device without end is.
+std::string read_file(const std::string& path, size_t most_bytes = kMostFileBytes);
 
 /// Writes beside the target (PATH.tmp-PID), fsyncs, renames over it and fsyncs the folder: a reader sees the
 /// old content or the new one, never a part.
@@ -38,7 +41,8 @@ class MappedFile {
 
 /// XXH3-64 (xxHash) of the bytes; detects damage, is not cryptographic.
 uint64_t hash64(const void* data, size_t bytes);
-/// XXH3-128 of a file's content as 32 hexadecimal digits: the identity of tokenizers and checkpoint files.
+/// XXH3-128 of a regular file's content as 32 hexadecimal digits: the identity of tokenizers and checkpoint
+/// files.
 std::string hash_file(const std::string& path);
 /// XXH3-128 of bytes as 32 hexadecimal digits.
 std::string hash_bytes(const void* data, size_t bytes);

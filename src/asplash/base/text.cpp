@@ -55,6 +55,26 @@ size_t code_points(const std::string& text) {
       std::count_if(text.begin(), text.end(), [](unsigned char c) { return (c & 0xc0) != 0x80; }));
 }
 
+// Bytes of the valid UTF-8 character that begins at text[at], 0 where none does.
+size_t character_at(std::string_view text, size_t at) {
+  const auto byte = [&text](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned lead = byte(at);
+  if (lead < 0x80) return 1;
+  const size_t length = lead >= 0xc2 && lead <= 0xdf   ? 2
+                        : (lead & 0xf0) == 0xe0        ? 3
+                        : lead >= 0xf0 && lead <= 0xf4 ? 4
+                                                       : 0;
+  if (length == 0 || text.size() - at < length) return 0;
+  for (size_t k = 1; k < length; ++k) {
+    if ((byte(at + k) & 0xc0) != 0x80) return 0;
+  }
+  // Overlong forms, surrogates, and values over U+10FFFF show in the second byte.
+  const unsigned second = byte(at + 1);
+  const bool ill_formed = (lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
+                          (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f);
+  return ill_formed ? 0 : length;
+}
+
 // A number as tables hold them: sign, digits with separators, exponent, then "%" or a short unit.
 bool looks_numeric(const std::string& cell) {
   size_t i = 0;
@@ -199,32 +219,41 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
 }
 
 bool is_valid_utf8(const std::string& bytes) {
-  size_t i = 0;
-  const size_t size = bytes.size();
-  const auto byte = [&bytes](size_t at) { return static_cast<unsigned char>(bytes[at]); };
-  while (i < size) {
-    const unsigned lead = byte(i);
-    if (lead < 0x80) {
-      ++i;
-      continue;
-    }
-    const size_t length = lead >= 0xc2 && lead <= 0xdf   ? 2
-                          : (lead & 0xf0) == 0xe0        ? 3
-                          : lead >= 0xf0 && lead <= 0xf4 ? 4
-                                                         : 0;
-    if (length == 0 || size - i < length) return false;
-    for (size_t k = 1; k < length; ++k) {
-      if ((byte(i + k) & 0xc0) != 0x80) return false;
-    }
-    // Overlong forms, surrogates, and values over U+10FFFF show in the second byte.
-    const unsigned second = byte(i + 1);
-    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
-        (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) {
-      return false;
-    }
-    i += length;
+  for (size_t at = 0; at < bytes.size();) {
+    const size_t length = character_at(bytes, at);
+    if (length == 0) return false;
+    at += length;
   }
   return true;
+}
+
+std::string shown(std::string_view text, size_t longest) {
+  std::string result;
+  for (size_t at = 0; at < text.size();) {
+    if (result.size() >= longest) return result + "...";
+    const auto byte = static_cast<unsigned char>(text[at]);
+    const size_t length = character_at(text, at);
+    if (byte == '\n') {
+      result += "\\n";
+    } else if (length == 0 || byte < 0x20 || byte == 0x7f) {
+      std::array<char, 8> escape{};
+      std::snprintf(escape.data(), escape.size(), "\\x%02x", byte);
+      result += escape.data();
+    } else {
+      result += text.substr(at, length);
+    }
+    at += std::max<size_t>(length, 1);
+  }
+  return result;
+}
+
+std::string json_reason(const std::exception& error) {
+  constexpr size_t kLongest = 240;
+  std::string_view message = error.what();
+  const size_t end = message.find("] ");
+  // "[json.exception.parse_error.101] " helps nobody.
+  if (message.rfind("[json.", 0) == 0 && end != std::string_view::npos) message.remove_prefix(end + 2);
+  return shown(message, kLongest);
 }
 
 }  // namespace asplash

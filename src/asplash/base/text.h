@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <string>
+#include <string_view>
 #include <vector>
 
 /// Small helpers for messages and tables.
@@ -33,5 +36,12 @@ std::string table(const std::vector<std::vector<std::string>>& rows);
 
 /// True if the bytes are valid UTF-8.
 bool is_valid_utf8(const std::string& bytes);
+
+/// Foreign text as one-line messages show it: control characters and bytes that are not UTF-8 escaped (\n,
+/// \x1b), cut with "..." after `longest` bytes.
+std::string shown(std::string_view text, size_t longest = 60);
+/// What the JSON library says about broken text, as a message shows it: without its exception's number, and
+/// with what it quotes of the text escaped and cut.
+std::string json_reason(const std::exception& error);
 
 }  // namespace asplash

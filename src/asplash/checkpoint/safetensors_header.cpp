@@ -7,6 +7,7 @@
 #include <set>
 
 #include "asplash/base/error.h"
+#include "asplash/base/text.h"
 
 namespace asplash::checkpoint {
 namespace {
@@ -44,15 +45,15 @@ Json parse_json(const std::string& path, const char* begin, const char* end) {
   };
   try {
     Json json = Json::parse(begin, end, watch);
-    if (!duplicate.empty()) fail(path, ": header: key ", duplicate, " is given twice");
+    if (!duplicate.empty()) fail(path, ": header: key ", shown(duplicate), " is given twice");
     return json;
   } catch (const Json::exception& error) {
-    fail(path, ": header is not JSON: ", error.what());
+    fail(path, ": header is not JSON: ", json_reason(error));
   }
 }
 
 uint64_t unsigned_value(const std::string& where, const Json& value) {
-  if (!value.is_number_unsigned()) fail(where, ": ", value.dump(), " is not a non-negative integer");
+  if (!value.is_number_unsigned()) fail(where, ": ", shown(value.dump()), " is not a non-negative integer");
   const auto number = value.get<uint64_t>();
   if (number > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
     fail(where, ": ", number, " is too large");
@@ -75,7 +76,7 @@ uint64_t tensor_bytes(const std::string& where, const std::vector<int64_t>& shap
 
 TensorEntry parse_entry(const std::string& path, const std::string& name, const Json& json,
                         uint64_t data_bytes) {
-  const std::string where = str(path, ": tensor ", name);
+  const std::string where = str(path, ": tensor ", shown(name));
   if (!json.is_object() || json.size() != 3 || !json.contains("dtype") || !json.contains("shape") ||
       !json.contains("data_offsets")) {
     fail(where, ": must have exactly the keys dtype, shape and data_offsets");
@@ -85,7 +86,7 @@ TensorEntry parse_entry(const std::string& path, const std::string& name, const 
   if (!json["dtype"].is_string()) fail(where, ": dtype is not a string");
   entry.dtype = json["dtype"].get<std::string>();
   const auto element = element_bytes(entry.dtype);
-  if (!element) fail(where, ": unknown dtype ", json["dtype"].dump());
+  if (!element) fail(where, ": unknown dtype ", shown(json["dtype"].dump()));
   if (!json["shape"].is_array() || json["shape"].size() > kMaxDimensions) {
     fail(where, ": shape is not a list of at most ", kMaxDimensions, " sizes");
   }
@@ -111,7 +112,7 @@ std::map<std::string, std::string> parse_metadata(const std::string& path, const
   if (!json.is_object()) fail(path, ": __metadata__ is not an object");
   std::map<std::string, std::string> metadata;
   for (const auto& item : json.items()) {
-    if (!item.value().is_string()) fail(path, ": __metadata__: ", item.key(), " is not a string");
+    if (!item.value().is_string()) fail(path, ": __metadata__: ", shown(item.key()), " is not a string");
     metadata[item.key()] = item.value().get<std::string>();
   }
   return metadata;
@@ -125,7 +126,7 @@ void check_cover(const std::string& path, std::vector<TensorEntry>& tensors, uin
   uint64_t covered = 0;
   for (const TensorEntry& entry : tensors) {
     if (entry.begin != covered) {
-      fail(path, ": tensor ", entry.name, ": starts at byte ", entry.begin,
+      fail(path, ": tensor ", shown(entry.name), ": starts at byte ", entry.begin,
            " of the data, the one before ends at ", covered);
     }
     covered = entry.end;

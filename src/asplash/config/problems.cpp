@@ -1,18 +1,16 @@
 #include "asplash/config/problems.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <tuple>
 #include <utility>
 
 #include "asplash/base/error.h"
+#include "asplash/base/text.h"
 
 namespace asplash::config {
 namespace {
 
 constexpr size_t kMostProblems = 100;
-constexpr size_t kLongestShown = 60;
 
 }  // namespace
 
@@ -51,25 +49,6 @@ std::string Problems::text() const {
   for (const Problem& problem : sorted) lines += (lines.empty() ? "" : "\n") + problem.text;
   if (left_out_ > 0) lines += str("\n... and ", left_out_, " more problems");
   return lines;
-}
-
-std::string shown(const std::string& text) {
-  std::string result;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    const bool continues_character = (byte & 0xc0) == 0x80;
-    if (result.size() >= kLongestShown && !continues_character) return result + "...";
-    if (c == '\n') {
-      result += "\\n";
-    } else if (byte < 0x20 || byte == 0x7f) {
-      std::array<char, 8> escape{};
-      std::snprintf(escape.data(), escape.size(), "\\x%02x", byte);
-      result += escape.data();
-    } else {
-      result += c;
-    }
-  }
-  return result;
 }
 
 }  // namespace asplash::config

@@ -45,7 +45,4 @@ class Problems {
   size_t left_out_ = 0;
 };
 
-/// Text as messages show it: control characters escaped, cut where it is long.
-std::string shown(const std::string& text);
-
 }  // namespace asplash::config

@@ -1,11 +1,13 @@
 #include "asplash/data/manifest.h"
 
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/text.h"
 #include "asplash/base/version.h"
 
 namespace asplash::data {
@@ -15,6 +17,15 @@ using nlohmann::json;
 
 constexpr const char* kFormat = "asplash-tokens";
 constexpr int kFormatVersion = 1;
+
+constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+constexpr size_t kLongestText = 4096;
+
+/// A value for a message. Lists and objects are not written out: nested deep enough, that would take all
+/// stack.
+std::string seen(const json& value) {
+  return value.is_structured() ? str("an ", value.type_name()) : shown(value.dump());
+}
 
 /// Reads an object's members, naming file and key where one is missing or of another type.
 class Members {
@@ -32,13 +43,19 @@ class Members {
   }
   std::string text(const char* key) const {
     const json& value = at(key);
-    if (!value.is_string()) fail(file_, ": ", prefix_, key, " must be a string, got ", value.dump());
-    return value.get<std::string>();
+    if (!value.is_string()) fail(file_, ": ", prefix_, key, " must be a string, got ", seen(value));
+    std::string content = value.get<std::string>();
+    // File names and hashes, which messages repeat.
+    if (shown(content, kLongestText) != content)
+      fail(file_, ": ", prefix_, key, " holds control characters or is too long: ", shown(content));
+    return content;
   }
   int64_t integer(const char* key, int64_t low) const {
     const json& value = at(key);
-    if (!value.is_number_integer() || value.get<int64_t>() < low)
-      fail(file_, ": ", prefix_, key, " must be an integer of at least ", low, ", got ", value.dump());
+    const bool fits =
+        value.is_number_integer() && (!value.is_number_unsigned() || value.get<uint64_t>() <= kMost);
+    if (!fits || value.get<int64_t>() < low)
+      fail(file_, ": ", prefix_, key, " must be an integer of at least ", low, ", got ", seen(value));
     return value.get<int64_t>();
   }
 
@@ -72,12 +89,15 @@ json parse(const std::string& path) {
   try {
     return json::parse(content);
   } catch (const json::exception& error) {
-    fail(path, ": not valid JSON: ", error.what());
+    fail(path, ": not valid JSON: ", json_reason(error));
   }
 }
 
 void read_tokenizer(const Members& members, const std::filesystem::path& folder, Manifest& manifest) {
   manifest.vocab_size = members.integer("vocab_size", 1);
+  if (manifest.vocab_size > std::numeric_limits<int32_t>::max())
+    fail(manifest.path, ": tokenizer.vocab_size must be below 2^31, as token ids are, got ",
+         manifest.vocab_size);
   manifest.bos_id = members.integer("bos_id", -1);
   manifest.eos_id = members.integer("eos_id", -1);
   if (members.at("file").is_null()) return;
@@ -95,7 +115,7 @@ DetailedManifest read_detailed_manifest(const std::string& path_or_folder) {
   const json root = parse(manifest.path);
   const Members members(root, manifest.path, "");
   if (members.text("format") != kFormat)
-    fail(manifest.path, ": format is '", members.text("format"), "', expected '", kFormat, "'");
+    fail(manifest.path, ": format is '", shown(members.text("format")), "', expected '", kFormat, "'");
   if (members.integer("format_version", 1) != kFormatVersion)
     fail(manifest.path, ": format_version is ", members.integer("format_version", 1), ", this program reads ",
          kFormatVersion);

@@ -7,9 +7,13 @@
 #include <cstring>
 
 #include "asplash/base/error.h"
+#include "asplash/base/text.h"
 
 namespace asplash::data {
 namespace {
+
+/// Sums of so many bytes over any number of shards fit into 64 bits.
+constexpr uint64_t kMostTextBytes = uint64_t{1} << 50;
 
 std::string hash_in(const ShardHeader& header) {
   const char* begin = header.tokenizer_hash;
@@ -57,6 +61,8 @@ void MappedShard::check_header(const ShardSummary& expected, const std::string& 
   if (header_.tokens > file_.size() || header_.documents > file_.size())
     damaged(str("header says ", header_.tokens, " tokens and ", header_.documents, " documents in ",
                 file_.size(), " bytes"));
+  if (header_.text_bytes > kMostTextBytes)
+    damaged(str("header says ", header_.text_bytes, " text bytes, more than any text has"));
   ShardHeader layout = header_;
   set_shard_offsets(layout);
   if (layout.index_offset != header_.index_offset || layout.table_offset != header_.table_offset ||
@@ -67,7 +73,7 @@ void MappedShard::check_header(const ShardSummary& expected, const std::string& 
     damaged(str("header says ", tokens(), " tokens in ", documents(), " documents, the manifest says ",
                 expected.tokens, " in ", expected.documents));
   if (hash_in(header_) != tokenizer_hash)
-    fail(path_, ": packed with tokenizer ", hash_in(header_), ", the manifest names ", tokenizer_hash,
+    fail(path_, ": packed with tokenizer ", shown(hash_in(header_)), ", the manifest names ", tokenizer_hash,
          ": shards of different tokenizers cannot be mixed; pack again");
   if (header_.vocab_size != static_cast<uint64_t>(vocab_size))
     fail(path_, ": packed with a vocabulary of ", header_.vocab_size, ", the manifest says ", vocab_size,
@@ -156,11 +162,31 @@ void MappedShard::check_block(const Region& region, uint64_t block) const {
   if (hash64(at(region.offset + begin), bytes) != table_[region.first_block + block])
     damaged(str("the checksum of ", name, " block ", block, " (bytes ", region.offset + begin, " to ",
                 region.offset + begin + bytes, ") does not match"));
-  if (!holds_tokens(region)) return;
-  if (header_.token_bytes == 2)
+  if (!holds_tokens(region))
+    check_documents(begin / sizeof(DocumentEntry), bytes / sizeof(DocumentEntry));
+  else if (header_.token_bytes == 2)
     check_ids<uint16_t>(begin, bytes);
   else
     check_ids<uint32_t>(begin, bytes);
+}
+
+void MappedShard::check_documents(uint64_t first, uint64_t count) const {
+  const auto* entries = reinterpret_cast<const DocumentEntry*>(at(index_region_.offset));
+  // The first document begins with the shard; the block before was checked, or will be when it is needed.
+  uint64_t before = first == 0 ? 0 : entries[first - 1].first_token;
+  uint64_t text_bytes_left = header_.text_bytes;
+  for (uint64_t i = first; i < first + count; ++i) {
+    const DocumentEntry& entry = entries[i];
+    if (entry.first_token < before || entry.first_token > header_.tokens ||
+        (i == 0 && entry.first_token != 0))
+      damaged(str("document ", i, " begins at token ", entry.first_token, ", the one before at ", before,
+                  ", and there are ", header_.tokens, " tokens"));
+    if (entry.text_bytes > text_bytes_left)
+      damaged(str("document ", i, " has ", entry.text_bytes,
+                  " text bytes, more than are left of the header's ", header_.text_bytes));
+    text_bytes_left -= entry.text_bytes;
+    before = entry.first_token;
+  }
 }
 
 template <class Token>

@@ -51,6 +51,8 @@ class MappedShard {
   void check_table() const;
   void require(const Region& region, uint64_t begin, uint64_t bytes) const;
   void check_block(const Region& region, uint64_t block) const;
+  /// That entries [first, first + count) of the index lie one after the other within the tokens.
+  void check_documents(uint64_t first, uint64_t count) const;
   template <class Token>
   void check_ids(uint64_t first, uint64_t bytes) const;
   bool holds_tokens(const Region& region) const { return &region == &token_region_; }

@@ -4,32 +4,27 @@
 #include <utility>
 
 #include "asplash/base/error.h"
+#include "asplash/base/text.h"
 #include "asplash/text/byte_source.h"
 #include "asplash/text/utf8.h"
 
 namespace asplash::text {
 namespace {
 
-/// The parser's messages begin with "[json.exception.parse_error.101] ", which helps nobody.
-std::string reason_of(const nlohmann::json::exception& error) {
-  const std::string message = error.what();
-  const size_t end = message.find("] ");
-  return end == std::string::npos ? message : message.substr(end + 2, 160);
-}
-
 std::string text_of(const std::string& line, const std::string& field, const std::string& origin) {
   nlohmann::json object;
   try {
     object = nlohmann::json::parse(line);
   } catch (const nlohmann::json::exception& error) {
-    fail(origin, ": not valid JSON: ", reason_of(error));
+    fail(origin, ": not valid JSON: ", json_reason(error));
   }
   if (!object.is_object()) fail(origin, ": must be a JSON object with the field '", field, "'");
   const auto found = object.find(field);
   if (found == object.end()) {
     std::string keys;
     for (const auto& item : object.items()) keys += (keys.empty() ? "" : ", ") + item.key();
-    fail(origin, ": has no field '", field, "' (it has: ", keys, "); name the right one with --text-field");
+    fail(origin, ": has no field '", field, "' (it has: ", shown(keys, 200),
+         "); name the right one with --text-field");
   }
   if (!found->is_string()) fail(origin, ": field '", field, "' must be a string, is ", found->type_name());
   return std::move(found->get_ref<std::string&>());
