@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <regex>
+#include <sstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -72,12 +74,47 @@ TEST_F(Log, FileLinesHaveTimeAndLevel) {
   EXPECT_EQ(std::count(content.begin(), content.end(), '\n'), 5);
 }
 
+TEST_F(Log, FileRotatesAndStaysBounded) {
+  constexpr uint64_t kMostBytes = 4000;
+  log::Options options;
+  options.file = path("train.log");
+  options.most_file_bytes = kMostBytes;
+  EXPECT_EQ(log::older_files(options.file),
+            (std::vector<std::string>{path("train.1.log"), path("train.2.log"), path("train.3.log")}));
+  // In two runs, the second of which goes on in the file of the first.
+  int written = 0;
+  for (const int lines : {500, 503}) {
+    log::init(options);
+    for (int i = 0; i < lines; ++i) log::file_only("line " + std::to_string(written++));
+  }
+  EXPECT_EQ(files(), 4u) << "three older files";
+  std::string all;
+  for (const char* name : {"train.3.log", "train.2.log", "train.1.log", "train.log"}) {
+    const std::string content = read_file(path(name));
+    EXPECT_LE(content.size(), kMostBytes) << name;
+    EXPECT_EQ(content.back(), '\n') << name << ": lines stay whole";
+    all += content;
+  }
+  // What is left are the newest lines, none missing.
+  int expected = written - static_cast<int>(std::count(all.begin(), all.end(), '\n'));
+  EXPECT_GT(written - expected, 200);
+  std::istringstream lines(all);
+  for (std::string line; std::getline(lines, line); ++expected) {
+    ASSERT_EQ(line.substr(line.find("line ")), "line " + std::to_string(expected));
+  }
+  EXPECT_EQ(expected, written);
+}
+
 TEST_F(Log, FileThatCannotBeOpenedIsNamed) {
   std::filesystem::create_directory(path("folder"));
   const std::string message = testing::error_of([&] {
     log::init({log::Level::info, false, path("folder")});
   });
   EXPECT_EQ(message.find("log file " + path("folder") + ": "), 0u) << message;
+  const std::string rotating = testing::error_of([&] {
+    log::init({log::Level::info, false, path("folder"), 1000});
+  });
+  EXPECT_EQ(rotating.find("log file " + path("folder") + ": "), 0u) << rotating;
 }
 
 TEST_F(Log, LinesOfManyThreadsStayWhole) {

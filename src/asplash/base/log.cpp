@@ -4,6 +4,7 @@
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/rotating_file_sink.h>
 
 #include <algorithm>
 #include <memory>
@@ -90,13 +91,21 @@ std::shared_ptr<spdlog::logger> make_logger(std::vector<spdlog::sink_ptr> sinks,
   return logger;
 }
 
+spdlog::sink_ptr make_file_sink(const Options& options) {
+  if (options.most_file_bytes == 0) {
+    return std::make_shared<spdlog::sinks::basic_file_sink_mt>(options.file);
+  }
+  return std::make_shared<spdlog::sinks::rotating_file_sink_mt>(options.file, options.most_file_bytes,
+                                                                kOlderFiles);
+}
+
 std::shared_ptr<const Loggers> make_loggers(const Options& options) {
   auto loggers = std::make_shared<Loggers>();
   std::vector<spdlog::sink_ptr> sinks = {
       std::make_shared<ConsoleSink>(options.timestamps, terminal::has_colours())};
   if (!options.file.empty()) {
     try {
-      auto file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(options.file);
+      const spdlog::sink_ptr file = make_file_sink(options);
       file->set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
       sinks.push_back(file);
       loggers->file = make_logger({file}, options.level);
@@ -136,6 +145,14 @@ void write(spdlog::logger& logger, Level level, const std::string& message) {
 }
 
 }  // namespace
+
+std::vector<std::string> older_files(const std::string& file) {
+  std::vector<std::string> names;
+  for (size_t i = 1; i <= kOlderFiles; ++i) {
+    names.push_back(spdlog::sinks::rotating_file_sink_mt::calc_filename(file, i));
+  }
+  return names;
+}
 
 void init(const Options& options) {
   auto loggers = make_loggers(options);

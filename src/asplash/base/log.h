@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 /// Logging behind a header of our own: spdlog is included by log.cpp alone (its fmt and libtorch's differ).
 /// All functions may be called from any thread.
@@ -12,7 +14,14 @@ struct Options {
   Level level = Level::info;
   bool timestamps = false;  ///< prefix console lines with the time; file lines always have it
   std::string file;         ///< also append every line to this file; empty: console only
+  /// Before the file grows beyond so many bytes it is renamed: NAME.log to NAME.1.log, that to NAME.2.log, up
+  /// to kOlderFiles, the oldest of which is removed. 0: it grows.
+  uint64_t most_file_bytes = 0;
 };
+
+constexpr int kOlderFiles = 3;
+/// The names that log files older than `file` have, the newest first.
+std::vector<std::string> older_files(const std::string& file);
 
 /// Sets the process's logger up; without a call, lines of level info and above go to stderr.
 /// Throws asplash::Error if the file cannot be opened.
