@@ -123,6 +123,30 @@ TEST_F(CorpusReaderTest, ReplacesOrRefusesInvalidUtf8) {
   expect_error({lines}, "b.jsonl:2: invalid UTF-8");
 }
 
+TEST_F(CorpusReaderTest, ReplacesOrRefusesHalvesOfSurrogatePairs) {
+  const std::string r = "\xEF\xBF\xBD";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {R"(a\ud83db)", "a" + r + "b"},
+      {R"(\uDE00)", r},
+      {R"(\ud83d\ud83d\ude00)", r + "\xF0\x9F\x98\x80"},
+      {R"(\ude00\ud83d)", r + r},
+      {R"(\ud83d\n\ude00)", r + "\n" + r},
+      {R"(\ud83d\ude00 \u00e9 \\ud83d \\\ud83d)", "\xF0\x9F\x98\x80 \xC3\xA9 \\ud83d \\" + r},
+  };
+  std::string lines;
+  for (const auto& [json, text] : cases) lines += "{\"text\": \"" + json + "\"}\n";
+  options_.inputs = {write("s.jsonl", lines)};
+  CorpusReader reader(options_);
+  for (const auto& [json, text] : cases) {
+    Document document;
+    ASSERT_TRUE(reader.next(document)) << json;
+    EXPECT_EQ(document.text, text) << json;
+  }
+  EXPECT_EQ(reader.replaced(), 8);
+  options_.invalid_utf8 = InvalidUtf8::refuse;
+  expect_error(options_.inputs, "s.jsonl:1: the escape \\ud83d at byte 11 is half of a surrogate pair");
+}
+
 #ifdef ASPLASH_HAVE_LIBARCHIVE
 std::string compressed(const std::string& content, const std::string& ending) {
   std::vector<char> out(content.size() * 2 + (1 << 20));

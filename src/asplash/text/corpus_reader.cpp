@@ -6,6 +6,7 @@
 #include "asplash/base/error.h"
 #include "asplash/base/text.h"
 #include "asplash/text/byte_source.h"
+#include "asplash/text/json_escapes.h"
 #include "asplash/text/utf8.h"
 
 namespace asplash::text {
@@ -54,6 +55,18 @@ struct CorpusReader::Impl {
            "; repair it, or use --invalid-utf8 replace");
   }
 
+  /// What JSON text may hold although it is valid UTF-8.
+  void make_escapes_valid(std::string& line, const std::string& origin) {
+    if (options.invalid_utf8 == InvalidUtf8::replace) {
+      replaced += replace_lone_surrogates(line);
+      return;
+    }
+    const size_t at = find_lone_surrogate(line);
+    if (at != std::string::npos)
+      fail(origin, ": the escape ", line.substr(at, 6), " at byte ", at,
+           " is half of a surrogate pair, which is no text; repair it, or use --invalid-utf8 replace");
+  }
+
   void open() {
     source = open_bytes(files[current].path);
     if (files[current].format == CorpusFormat::json_lines) lines = std::make_unique<LineReader>(*source);
@@ -81,6 +94,7 @@ struct CorpusReader::Impl {
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
       document.origin = str(files[current].path, ":", line_number);
       make_valid(line, document.origin);
+      make_escapes_valid(line, document.origin);
       document.text = text_of(line, options.text_field, document.origin);
       return true;
     }

@@ -39,7 +39,8 @@ class CorpusReader {
   const std::vector<CorpusFile>& files() const;
   int64_t bytes_total() const;     ///< of all files, on the disk
   int64_t bytes_consumed() const;  ///< of them, read so far
-  int64_t replaced() const;        ///< ill-formed sequences that became U+FFFD
+  int64_t replaced()
+      const;  ///< ill-formed sequences, and escapes of half a surrogate pair, that became U+FFFD
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
