@@ -1,6 +1,5 @@
 // asplash-data: trains tokenizers, packs text into token shards, shows what shards hold.
 #include <CLI/CLI.hpp>
-#include <exception>
 #include <iostream>
 #include <map>
 #include <string>
@@ -8,10 +7,10 @@
 #include "asplash/base/error.h"
 #include "asplash/base/interrupt.h"
 #include "asplash/base/text.h"
-#include "asplash/base/version.h"
 #include "asplash/text/inspect.h"
 #include "asplash/text/packer.h"
 #include "asplash/text/tokenizer_training.h"
+#include "run_program.h"
 
 namespace {
 
@@ -168,20 +167,13 @@ void run_inspect(const Arguments& arguments) {
 int main(int argc, char** argv) {
   CLI::App app("Text in, token shards out: train a tokenizer, pack a corpus, look at the result",
                "asplash-data");
-  app.set_version_flag("--version", version() + " (" + git_commit() + ")");
   app.require_subcommand(1);
   app.footer("asplash-data COMMAND --help tells more about each command.");
   Arguments arguments;
   const auto* tokenizer = declare_tokenizer(app, arguments);
   const auto* pack = declare_pack(app, arguments);
   declare_inspect(app, arguments);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    // --help and --version come here too, with status 0.
-    return app.exit(error) == 0 ? 0 : 2;
-  }
-  try {
+  return asplash::run_program(app, argc, argv, [&] {
     const InterruptGuard guard;
     if (tokenizer->parsed())
       run_tokenizer(arguments);
@@ -192,8 +184,5 @@ int main(int argc, char** argv) {
     std::cout.flush();
     if (!std::cout) fail("cannot write to standard output");
     return 0;
-  } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << std::endl;
-    return 1;
-  }
+  });
 }

@@ -4,12 +4,37 @@
 #include <exception>
 #include <functional>
 #include <iostream>
+#include <new>
+#include <sstream>
 #include <string>
 
 #include "asplash/base/error.h"
+#include "asplash/base/text.h"
 #include "asplash/base/version.h"
+#include "asplash/config/config.h"
 
 namespace asplash {
+
+/// "error: ..." on stderr: one line, whatever file names and arguments the message repeats.
+inline void print_error(const std::string& message) {
+  constexpr size_t kLongest = 1000;
+  std::cerr << "error: " << shown(message, kLongest) << std::endl;
+}
+
+/// A configuration's problems: one line each.
+inline void print_error(const config::ConfigError& problems) {
+  std::istringstream lines(problems.what());
+  const char* prefix = "error: ";
+  for (std::string line; std::getline(lines, line); prefix = "")
+    std::cerr << prefix << shown(line, 1000) << std::endl;
+}
+
+/// "asplash-data pack --help": where the command line that was not understood is explained.
+inline std::string help_of(const CLI::App& app) {
+  std::string command = app.get_name();
+  for (const CLI::App* subcommand : app.get_subcommands()) command += " " + subcommand->get_name();
+  return command + " --help";
+}
 
 /// Parses the command line and runs the program. Exit status: what `run` returns; 1 and "error: ..." on
 /// stderr for what it throws; 2 for a command line that is not understood.
@@ -20,17 +45,21 @@ inline int run_program(CLI::App& app, int argc, char** argv, const std::function
   } catch (const CLI::Success& help_or_version) {
     return app.exit(help_or_version);
   } catch (const CLI::ParseError& error) {
-    std::cerr << "error: " << error.what() << " (see " << app.get_name() << " --help)" << std::endl;
+    print_error(str(error.what(), " (see ", help_of(app), ")"));
     return 2;
   }
   try {
     return run();
+  } catch (const config::ConfigError& problems) {
+    print_error(problems);
   } catch (const Error& error) {
-    std::cerr << "error: " << error.what() << std::endl;
+    print_error(error.what());
+  } catch (const std::bad_alloc&) {
+    print_error("not enough memory");
   } catch (const std::exception& error) {
     // libtorch appends its call stack; the first line says what happened.
     const std::string message = error.what();
-    std::cerr << "error: " << message.substr(0, message.find('\n')) << std::endl;
+    print_error(message.substr(0, message.find('\n')));
   }
   return 1;
 }
