@@ -52,6 +52,7 @@ int train(const TrainOptions& options, const Setup& setup) {
   prepare_run_folder(run_folder, options.overwrite);
   log::Options logging;
   logging.file = run_folder + "/train.log";
+  logging.most_file_bytes = static_cast<uint64_t>(setup.config.train.log_mebibytes) << 20;
   log::init(logging);
   log_start(setup, start);
 

@@ -54,6 +54,9 @@ void TrainConfig::describe(config::Fields& f) {
           config::at_least(1));
   f.field("log_every", log_every, "steps between lines on the console, and between waits for the device",
           config::at_least(1));
+  f.field("log_mebibytes", log_mebibytes,
+          "size at which train.log is renamed to train.1.log, that to train.2.log, up to train.3.log; 0: never",
+          config::between(0, 1 << 20));
   f.field("statistics_every", statistics_every, "steps between attention statistics (entmax); 0: never",
           config::at_least(0));
   f.field("evaluate_every", evaluate_every, "steps between evaluations; 0: only at the end",

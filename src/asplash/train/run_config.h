@@ -36,6 +36,7 @@ struct TrainConfig {
   bool deterministic = false;
   int64_t max_skipped_in_a_row = 5;  ///< bad steps in a row before training stops
   int64_t log_every = 1;
+  int64_t log_mebibytes = 16;        ///< of train.log, before it is renamed to train.1.log; 0: no limit
   int64_t statistics_every = 10;     ///< steps between attention statistics (entmax)
   int64_t evaluate_every = 0;        ///< 0: only at the end
   int64_t evaluate_tokens = 131072;  ///< at most this many target tokens an evaluation

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "asplash/base/error.h"
+#include "asplash/base/log.h"
 #include "asplash/base/text.h"
 #include "asplash/checkpoint/checkpoint.h"
 
@@ -65,9 +66,13 @@ Start choose_start(const std::string& run_folder, const std::string& resume, boo
 void prepare_run_folder(const std::string& run_folder, bool overwrite) {
   std::error_code error;
   if (overwrite) {
+    std::vector<std::string> left = log::older_files(run_folder + "/train.log");
     for (const char* name : {"checkpoints", "metrics.jsonl", "train.log", "config.yaml"}) {
-      fs::remove_all(fs::path(run_folder) / name, error);
-      if (error) fail("cannot remove ", run_folder, "/", name, ": ", error.message());
+      left.push_back(run_folder + "/" + name);
+    }
+    for (const std::string& path : left) {
+      fs::remove_all(path, error);
+      if (error) fail("cannot remove ", path, ": ", error.message());
     }
   }
   fs::create_directories(run_folder, error);
