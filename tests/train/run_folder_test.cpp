@@ -73,14 +73,16 @@ TEST_F(RunFolderTest, APathMustBeAWholeCheckpointAndTheLast) {
 TEST_F(RunFolderTest, OverwritingForgetsTheRunAndNothingElse) {
   save_step(2, run());
   std::ofstream(run() + "/metrics.jsonl") << "{}\n";
-  for (const char* log : {"train.log", "train.1.log", "train.3.log"}) std::ofstream(run() + "/" + log) << "x\n";
+  for (const char* log : {"train.log", "train.1.log", "train.3.log"})
+    std::ofstream(run() + "/" + log) << "x\n";
   std::ofstream(run() + "/notes.txt") << "mine";
   prepare_run_folder(run(), false);
   EXPECT_TRUE(fs::exists(run() + "/metrics.jsonl"));
   prepare_run_folder(run(), true);
   EXPECT_FALSE(fs::exists(run() + "/metrics.jsonl"));
   EXPECT_FALSE(fs::exists(run() + "/checkpoints"));
-  for (const char* log : {"/train.log", "/train.1.log", "/train.3.log"}) EXPECT_FALSE(fs::exists(run() + log));
+  for (const char* log : {"/train.log", "/train.1.log", "/train.3.log"})
+    EXPECT_FALSE(fs::exists(run() + log));
   EXPECT_TRUE(fs::exists(run() + "/notes.txt"));
 }
 
