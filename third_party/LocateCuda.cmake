@@ -5,17 +5,28 @@
 # Order: CMAKE_CUDA_COMPILER, CUDACXX, nvcc on PATH, /usr/local/cuda, the toolkit from PyPI that scripts/*.sh
 # install into the user's cache folder.
 #
+# A CMAKE_CUDA_COMPILER or CUDACXX that is no such compiler is an error: who names one wants that one.
+#
 # Sets Cuda_NVCC (empty: not found) and Cuda_VERSION; Cuda_PASSED_OVER lists what was seen and does not fit.
 
-# CMAKE_CUDA_COMPILER and CUDACXX may also name a program to be looked for on PATH.
+set(_cuda_named)
+set(_cuda_source)
+if(CMAKE_CUDA_COMPILER)
+  set(_cuda_named "${CMAKE_CUDA_COMPILER}")
+  set(_cuda_source CMAKE_CUDA_COMPILER)
+elseif(NOT "$ENV{CUDACXX}" STREQUAL "")
+  set(_cuda_named "$ENV{CUDACXX}")
+  set(_cuda_source CUDACXX)
+endif()
+# Both may also name a program to be looked for on PATH.
 set(_cuda_candidates)
-foreach(_name "${CMAKE_CUDA_COMPILER}" "$ENV{CUDACXX}" nvcc)
-  if(_name)
-    unset(_cuda_program)
-    find_program(_cuda_program "${_name}" NO_CACHE)
-    if(_cuda_program)
-      list(APPEND _cuda_candidates "${_cuda_program}")
-    endif()
+foreach(_name ${_cuda_named} nvcc)
+  unset(_cuda_program)
+  find_program(_cuda_program "${_name}" NO_CACHE)
+  if(_cuda_program)
+    list(APPEND _cuda_candidates "${_cuda_program}")
+  elseif(_name STREQUAL "${_cuda_named}")
+    list(APPEND _cuda_candidates "${_name}")
   endif()
 endforeach()
 if(DEFINED ENV{XDG_CACHE_HOME} AND NOT "$ENV{XDG_CACHE_HOME}" STREQUAL "")
@@ -41,6 +52,16 @@ foreach(_nvcc IN LISTS _cuda_candidates)
       endif()
       list(APPEND Cuda_PASSED_OVER "nvcc ${_version} in ${_nvcc}")
     endif()
+  endif()
+  if(_cuda_source)
+    # The first candidate is the one that was named.
+    set(_seen "")
+    if(Cuda_PASSED_OVER)
+      list(JOIN Cuda_PASSED_OVER ", " _seen)
+      set(_seen ": ${_seen}")
+    endif()
+    message(FATAL_ERROR "${_cuda_source} is '${_cuda_named}', which is no CUDA compiler of 12.8 to 13${_seen}. "
+      "Name one, or unset it, or build without CUDA: ASPLASH_CUDA=OFF")
   endif()
 endforeach()
 

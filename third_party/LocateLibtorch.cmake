@@ -5,16 +5,21 @@
 # Order: Torch_DIR (as for TorchConfig.cmake: <torch>/share/cmake/Torch), CMAKE_PREFIX_PATH, the `torch`
 # package of the python3 on PATH, the virtual environment that scripts/*.sh make in the user's cache folder.
 #
+# A Torch_DIR, variable or environment, that holds no libtorch 2.11 is an error: who names one wants that one.
+#
 # Sets Libtorch_ROOT_DIR (empty: not found) and Libtorch_VERSION; Libtorch_PASSED_OVER lists what was seen and
 # does not fit.
 
 set(_libtorch_wanted "2.11")
 set(_libtorch_candidates)
-foreach(_dir "${Torch_DIR}" "$ENV{Torch_DIR}")
-  if(_dir)
-    list(APPEND _libtorch_candidates "${_dir}/../../..")
-  endif()
-endforeach()
+if(Torch_DIR)
+  set(_libtorch_named "${Torch_DIR}")
+else()
+  set(_libtorch_named "$ENV{Torch_DIR}")
+endif()
+if(_libtorch_named)
+  list(APPEND _libtorch_candidates "${_libtorch_named}/../../..")
+endif()
 set(_libtorch_prefixes "$ENV{CMAKE_PREFIX_PATH}")
 string(REPLACE ":" ";" _libtorch_prefixes "${_libtorch_prefixes}")
 foreach(_dir ${CMAKE_PREFIX_PATH} ${_libtorch_prefixes})
@@ -49,6 +54,15 @@ foreach(_dir IN LISTS _libtorch_candidates)
       break()
     endif()
     list(APPEND Libtorch_PASSED_OVER "libtorch ${_version} in ${_dir}")
+  endif()
+  if(_libtorch_named AND _dir STREQUAL "${_libtorch_named}/../../..")
+    set(_seen "")
+    if(Libtorch_PASSED_OVER)
+      list(JOIN Libtorch_PASSED_OVER ", " _seen)
+      set(_seen ": ${_seen}")
+    endif()
+    message(FATAL_ERROR "Torch_DIR is '${_libtorch_named}', where there is no libtorch ${_libtorch_wanted}${_seen}. "
+      "Set it to <torch>/share/cmake/Torch of torch ${_libtorch_wanted}, or unset it")
   endif()
 endforeach()
 
