@@ -15,8 +15,8 @@ struct ValidationResult {
 };
 
 /// Mean loss over the first windows of the data set, always the same ones: of the training context and
-/// document mode, at most evaluate_tokens of them, in whole micro-batches. Waits for the device once, at the
-/// end.
+/// document mode, evaluate_tokens / context of them (at least one) or all there are. The size of a
+/// micro-batch changes nothing but the model's rounding. Waits for the device once, at the end.
 ValidationResult validate(model::LanguageModel& model, const data::TokenDataset& dataset,
                           const RunConfig& config, const ops::DeviceInfo& device);
 
