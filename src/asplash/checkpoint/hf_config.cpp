@@ -39,7 +39,7 @@ Json own_keys(const model::ModelConfig& config) {
 }  // namespace
 
 std::string hugging_face_config(const model::ModelConfig& given, int64_t context, int64_t bos_id,
-                                int64_t eos_id) {
+                                int64_t eos_id, const std::string& dtype) {
   const model::ModelConfig config = given.resolved();
   const bool llama = config.attention.function == AttentionFunction::softmax &&
                      config.positions.kind == PositionKind::rope && !config.attention.adaptive_temperature;
@@ -64,7 +64,7 @@ std::string hugging_face_config(const model::ModelConfig& given, int64_t context
                {"attention_dropout", 0.0},
                {"mlp_bias", false},
                {"initializer_range", config.init_std},
-               {"torch_dtype", "float32"}};
+               {"torch_dtype", dtype}};
   if (config.positions.kind == PositionKind::rope) json["rope_theta"] = config.positions.rope_theta;
   if (bos_id >= 0) json["bos_token_id"] = bos_id;
   if (eos_id >= 0) json["eos_token_id"] = eos_id;

@@ -62,6 +62,13 @@ ModelDescription describe_model(const Reader& reader) {
   return description;
 }
 
+std::string model_config_text(const model::ModelConfig& config, int64_t trained_context) {
+  ModelSections sections;
+  sections.model = config;
+  sections.data.context = trained_context;
+  return config::print(config::describing(sections));
+}
+
 LoadedModel load_model(const Reader& reader, const std::string& device, c10::ScalarType compute_type) {
   const ModelDescription description = describe_model(reader);
   LoadedModel loaded;

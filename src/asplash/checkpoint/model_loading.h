@@ -32,6 +32,10 @@ struct ModelDescription {
 };
 ModelDescription describe_model(const Reader& reader);
 
+/// The config.yaml of a checkpoint that no run of ours wrote: model and context, which is what
+/// describe_model() reads and what a configuration takes over by `base:`.
+std::string model_config_text(const model::ModelConfig& config, int64_t trained_context);
+
 /// Builds the model of a checkpoint (or of a run folder's newest) on `device` and loads its weights;
 /// compute_type as for model::make_decoder. Throws asplash::Error naming the file and what is wrong with it.
 LoadedModel load_model(const Reader& reader, const std::string& device, c10::ScalarType compute_type);

@@ -142,6 +142,7 @@ int Tokenizer::byte_of(int32_t id) const {
   return id < 0 || id >= vocab_size() ? -1 : impl_->bytes[static_cast<size_t>(id)];
 }
 bool Tokenizer::round_trips() const { return impl_->plain(); }
+bool Tokenizer::adds_prefix_space() const { return impl_->traits.add_dummy_prefix; }
 
 const std::string& Tokenizer::path() const { return impl_->path; }
 const std::string& Tokenizer::hash() const { return impl_->hash; }

@@ -52,6 +52,8 @@ class Tokenizer {
   int byte_of(int32_t id) const;
   /// True if the model has byte-fallback pieces and changes nothing before it splits: text round-trips.
   bool round_trips() const;
+  /// True if the model puts a space before every text (Llama's does); decode() takes it away again.
+  bool adds_prefix_space() const;
 
   const std::string& path() const;
   /// hash_file() of the model: what manifests and shards name.

@@ -10,6 +10,7 @@
 #include "asplash/base/log.h"
 #include "asplash/checkpoint/checkpoint.h"
 #include "asplash/config/config.h"
+#include "asplash/train/initial_weights.h"
 #include "asplash/train/resume.h"
 #include "asplash/train/run_folder.h"
 #include "asplash/train/setup.h"
@@ -69,6 +70,8 @@ int train(const TrainOptions& options, const Setup& setup) {
                     " steps (raise train.steps to go on)"));
       return 0;
     }
+  } else if (!setup.config.train.initial_weights.empty()) {
+    load_initial_weights(setup.config.train.initial_weights, setup, *model);
   }
   const std::string config_text = resolved_config_text(setup);
   write_file_atomically(run_folder + "/config.yaml", config_text);

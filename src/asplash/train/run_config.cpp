@@ -36,6 +36,9 @@ void DataConfig::describe(config::Fields& f) {
 void TrainConfig::describe(config::Fields& f) {
   using Names = std::vector<std::pair<Precision, const char*>>;
   f.field("output", output, "run folder: checkpoints, metrics.jsonl, train.log, config.yaml");
+  f.field(
+      "initial_weights", initial_weights,
+      "checkpoint whose weights a new run starts from (asplash-convert from-hf makes one); empty: random");
   f.field("steps", steps, "optimizer steps", config::between(1, kMaxSteps));
   f.field("tokens_per_step", tokens_per_step,
           "tokens of a step over all micro-batches; a multiple of context", config::between(1, kMaxTokens));

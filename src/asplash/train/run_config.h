@@ -25,6 +25,7 @@ struct DataConfig {
 
 struct TrainConfig {
   std::string output = "runs/default";  ///< run folder
+  std::string initial_weights;          ///< checkpoint that a new run starts from; empty: random weights
   int64_t steps = 1000;
   int64_t tokens_per_step = 32768;  ///< over all ranks and micro-batches
   int64_t micro_batch = 0;          ///< sequences at a time; 0: as many as tokens_per_step holds

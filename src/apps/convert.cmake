@@ -1,0 +1,1 @@
+asplash_program(convert LINK asplash_convert)
