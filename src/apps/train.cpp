@@ -20,6 +20,9 @@ void declare(CLI::App& app, asplash::train::TrainOptions& options) {
       ->type_name("auto|none|PATH")
       ->capture_default_str();
   app.add_flag("--overwrite", options.overwrite, "with --resume none: forget what the run folder holds");
+  app.add_flag("--allow-changes", options.allow_changes,
+               "resume also with another model, optimizer, data, order, seed, batch or precision than the "
+               "checkpoint's (each is listed)");
   app.add_flag("--print-config", options.print_config,
                "print the resolved configuration, documented, and stop");
   app.add_flag("--dry-run", options.dry_run, "print parameters, memory, flops and steps, and stop");

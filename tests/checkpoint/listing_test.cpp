@@ -73,6 +73,54 @@ TEST_F(ListingTest, PruningCountsWholeOnesAlone) {
   EXPECT_EQ(list(run()).complete, (std::vector<std::string>{path(2), path(4)}));
 }
 
+TEST_F(ListingTest, PruningGoesOnBelowADamagedNewest) {
+  save_steps({1, 2, 3, 4});
+  damage(4);
+  EXPECT_EQ(prune(run(), 2), std::vector<std::string>{path(1)});
+  EXPECT_TRUE(fs::exists(path(4)));
+}
+
+TEST_F(ListingTest, PruningKeepsTheBest) {
+  save_steps({1, 2, 3, 4, 5});
+  EXPECT_EQ(prune(run(), 2, 2), (std::vector<std::string>{path(3), path(1)}));
+  EXPECT_EQ(list(run()).complete, (std::vector<std::string>{path(2), path(4), path(5)}));
+  EXPECT_EQ(prune(run(), 2, 5), std::vector<std::string>{path(2)}) << "the best is among the last two";
+  EXPECT_TRUE(prune(run(), 2, 3).empty()) << "a best one that is gone";
+}
+
+TEST_F(ListingTest, CleansWhatAKilledProcessLeftAndNothingElse) {
+  save_steps({1, 2});
+  for (const std::string name :
+       {"/checkpoints/step_00000003.tmp", "/checkpoints/step_00000002.replaced.tmp"}) {
+    fs::create_directories(run() + name);
+    write_file_atomically(run() + name + "/model.safetensors", "half");
+  }
+  for (const char* name : {"/metrics.jsonl.tmp-17", "/config.yaml.tmp-4"})
+    write_file_atomically(run() + name, "half");
+  for (const char* name :
+       {"/notes.tmp-17", "/metrics.jsonl.tmp-x", "/checkpoints/mine.tmp", "/checkpoints/step_x.tmp"})
+    write_file_atomically(run() + name, "mine");
+  const auto cleaned = clean_leftovers(run());
+  EXPECT_EQ(cleaned.size(), 4u);
+  for (const std::string& line : cleaned) EXPECT_EQ(line.find("removed " + run()), 0u) << line;
+  for (const char* name : {"/checkpoints/step_00000003.tmp", "/checkpoints/step_00000002.replaced.tmp",
+                           "/metrics.jsonl.tmp-17", "/config.yaml.tmp-4"})
+    EXPECT_FALSE(fs::exists(run() + name)) << name;
+  for (const char* name :
+       {"/notes.tmp-17", "/metrics.jsonl.tmp-x", "/checkpoints/mine.tmp", "/checkpoints/step_x.tmp"})
+    EXPECT_TRUE(fs::exists(run() + name)) << name;
+  EXPECT_EQ(list(run()).complete, (std::vector<std::string>{path(1), path(2)}));
+  EXPECT_TRUE(clean_leftovers(run()).empty());
+  EXPECT_TRUE(clean_leftovers(run() + "/nothing").empty());
+}
+
+TEST_F(ListingTest, ACheckpointAsideWithoutSuccessorComesBack) {
+  save_steps({1, 2});
+  fs::rename(path(2), path(2) + ".replaced.tmp");
+  ASSERT_EQ(clean_leftovers(run()).size(), 1u);
+  EXPECT_EQ(newest(run()).complete, std::vector<std::string>{path(2)});
+}
+
 TEST_F(ListingTest, PruningKeepsTheStart) {
   save_steps({0, 1, 2});
   EXPECT_EQ(prune(run(), 1), std::vector<std::string>{path(1)});

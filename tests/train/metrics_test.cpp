@@ -8,8 +8,10 @@
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/interrupt.h"
 #include "asplash/train/console.h"
 #include "checkpoint/temporary_folder.h"
+#include "train/limits.h"
 
 namespace asplash::train {
 namespace {
@@ -32,7 +34,7 @@ std::vector<nlohmann::json> lines_of(const std::string& path) {
 
 TEST(MetricsFile, WritesOneObjectALine) {
   const TemporaryFolder folder;
-  MetricsFile metrics(folder / "m.jsonl", 0);
+  MetricsFile metrics(folder / "m.jsonl", 0, OnFailedWrite::stop);
   StepRecord step = record_of(1);
   step.zero_tile_share = 0.25;
   metrics.write(step);
@@ -55,7 +57,7 @@ TEST(MetricsFile, WritesOneObjectALine) {
 
 TEST(MetricsFile, NonFiniteNumbersBecomeNull) {
   const TemporaryFolder folder;
-  MetricsFile metrics(folder / "m.jsonl", 0);
+  MetricsFile metrics(folder / "m.jsonl", 0, OnFailedWrite::stop);
   StepRecord step = record_of(1);
   step.loss = std::numeric_limits<double>::quiet_NaN();
   step.grad_norm = std::numeric_limits<double>::infinity();
@@ -69,7 +71,7 @@ TEST(MetricsFile, ResumingRemovesLaterAndTornLines) {
   const TemporaryFolder folder;
   const std::string path = folder / "m.jsonl";
   {
-    MetricsFile metrics(path, 0);
+    MetricsFile metrics(path, 0, OnFailedWrite::stop);
     for (int64_t step = 1; step <= 5; ++step) metrics.write(record_of(step));
     EvaluationRecord evaluation;
     for (const int64_t step : {3, 5}) {
@@ -78,13 +80,42 @@ TEST(MetricsFile, ResumingRemovesLaterAndTornLines) {
     }
   }
   std::ofstream(path, std::ios::app) << "{\"step\": 2, \"lo";
-  MetricsFile(path, 3).write(record_of(4));
+  MetricsFile(path, 3, OnFailedWrite::stop).write(record_of(4));
   std::vector<int64_t> steps;
   for (const auto& line : lines_of(path)) steps.push_back(line["step"].get<int64_t>());
   EXPECT_EQ(steps, (std::vector<int64_t>{1, 2, 3, 3, 4}));
 }
 
-TEST(MetricsFile, NamesAFileItCannotWrite) { EXPECT_THROW(MetricsFile("/no/such/folder/m.jsonl", 0), Error); }
+TEST(MetricsFile, NamesAFileItCannotWrite) {
+  EXPECT_THROW(MetricsFile("/no/such/folder/m.jsonl", 0, OnFailedWrite::stop), Error);
+}
+
+TEST(MetricsFile, LinesWaitForRoomAndNoneIsLost) {
+  const TemporaryFolder folder;
+  const InterruptGuard ignores_the_limits_signal;
+  MetricsFile metrics(folder / "m.jsonl", 0, OnFailedWrite::go_on);
+  {
+    const FileSizeLimit limit(700);  // in the middle of a line
+    for (int64_t step = 1; step <= 9; ++step) metrics.write(record_of(step));
+    EXPECT_FALSE(metrics.is_complete());
+    EXPECT_THROW(metrics.finish(), Error);
+    EXPECT_EQ(std::filesystem::file_size(folder / "m.jsonl"), 700u);
+  }
+  metrics.write(record_of(10));
+  EXPECT_TRUE(metrics.is_complete());
+  metrics.finish();
+  std::vector<int64_t> steps;
+  for (const auto& line : lines_of(folder / "m.jsonl")) steps.push_back(line["step"].get<int64_t>());
+  EXPECT_EQ(steps, (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
+}
+
+TEST(MetricsFile, StopsAtAFailedWriteWhereAskedTo) {
+  const TemporaryFolder folder;
+  const InterruptGuard ignores_the_limits_signal;
+  MetricsFile metrics(folder / "m.jsonl", 0, OnFailedWrite::stop);
+  const FileSizeLimit limit(100);
+  EXPECT_THROW(metrics.write(record_of(1)), Error);
+}
 
 TEST(Console, LinesAlign) {
   StepRecord a = record_of(7), b = record_of(123);

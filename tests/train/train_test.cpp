@@ -1,6 +1,5 @@
 #include "asplash/train/train.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -14,22 +13,6 @@ namespace asplash::train {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// The whole content of a checkpoint's tensors.
-std::map<std::string, at::Tensor> tensors_of(const std::string& checkpoint) {
-  std::map<std::string, at::Tensor> all;
-  for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
-    for (auto& [name, tensor] : checkpoint::read_safetensors(checkpoint + "/" + file).tensors)
-      all[name] = tensor;
-  }
-  return all;
-}
-
-void expect_equal_tensors(const std::string& a, const std::string& b) {
-  const auto left = tensors_of(a), right = tensors_of(b);
-  ASSERT_EQ(left.size(), right.size());
-  for (const auto& [name, tensor] : left) EXPECT_TRUE(at::equal(tensor, right.at(name))) << name;
-}
 
 std::vector<double> losses_of(const std::string& run_folder) {
   std::vector<double> losses;
@@ -74,21 +57,6 @@ TEST(Train, LearnsAndLeavesEverythingInTheRunFolder) {
   EXPECT_NE(read_file(small.run_folder() + "/config.yaml").find("--set train.steps=60"), std::string::npos);
 }
 
-TEST(Train, ResumingGivesTheSameWeightsAndMetrics) {
-  for (const char* documents : {"data.documents=stream", "data.documents=packed"}) {
-    const SmallRun straight, halves;
-    straight.train({documents});
-    // The second half is lost with its checkpoint, and trained again from the one of step 10.
-    halves.train({documents, "train.checkpoint_every=10"});
-    fs::remove_all(halves.run_folder() + "/checkpoints/step_00000020");
-    halves.train({documents});
-
-    expect_equal_tensors(straight.run_folder() + "/checkpoints/step_00000020",
-                         halves.run_folder() + "/checkpoints/step_00000020");
-    EXPECT_EQ(losses_of(straight.run_folder()), losses_of(halves.run_folder()));
-  }
-}
-
 TEST(Train, AccumulationChangesNothingButRounding) {
   const SmallRun one, four;
   one.train({"train.micro_batch=16"});
@@ -112,22 +80,6 @@ TEST(Train, AFinishedRunHasNothingToDo) {
   EXPECT_EQ(small.train({"train.steps=3"}), 0);
   EXPECT_EQ(read_file(small.run_folder() + "/metrics.jsonl"), before);
   EXPECT_THROW(small.train({"train.steps=3"}, "none"), Error);
-}
-
-TEST(Train, RefusesToResumeAsAnotherRun) {
-  const SmallRun small;
-  small.train({"train.steps=3"});
-  for (const std::string change : {"model.layers=1", "train.seed=2", "data.context=16", "data.shuffle=false",
-                                   "data.documents=packed", "model.attention.alpha=1.3"}) {
-    try {
-      small.train({"train.steps=6", change});
-      ADD_FAILURE() << "resumed with " << change;
-    } catch (const Error& error) {
-      EXPECT_NE(std::string(error.what()).find(change.substr(0, change.find('='))), std::string::npos)
-          << error.what();
-    }
-  }
-  EXPECT_EQ(small.train({"train.steps=6", "optim.lr=0.001", "train.tokens_per_step=256"}), 0);
 }
 
 TEST(Train, SavesTheStartOnDemandAndKeepsIt) {

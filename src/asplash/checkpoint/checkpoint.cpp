@@ -11,6 +11,7 @@
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/checkpoint/finite.h"
 #include "asplash/checkpoint/layout.h"
 #include "asplash/checkpoint/manifest.h"
 #include "asplash/checkpoint/trainer_state.h"
@@ -24,7 +25,7 @@ namespace fs = std::filesystem;
 class UnfinishedFolder {
  public:
   explicit UnfinishedFolder(const std::string& final_path)
-      : final_path_(final_path), path_(final_path + ".tmp") {
+      : final_path_(final_path), path_(final_path + kUnfinishedSuffix) {
     std::error_code error;
     fs::remove_all(path_, error);
     fs::create_directories(path_, error);
@@ -59,7 +60,7 @@ class UnfinishedFolder {
 
   /// For file systems that cannot exchange two folders: the old one moves aside first.
   void replace_without_exchange() {
-    const std::string aside = final_path_ + ".replaced.tmp";
+    const std::string aside = final_path_ + kReplacedSuffix;
     std::error_code error;
     fs::remove_all(aside, error);
     if (::rename(final_path_.c_str(), aside.c_str()) != 0) fail_to_rename();
@@ -95,6 +96,10 @@ std::string whole_checkpoint(const std::string& path) {
 }  // namespace
 
 void save(const std::string& path, const Contents& contents) {
+  for (const NamedTensors* tensors : {&contents.model, &contents.optimizer}) {
+    const std::string problem = find_not_finite(*tensors);
+    if (!problem.empty()) throw NotFiniteError("no checkpoint is written at " + path + ": " + problem);
+  }
   UnfinishedFolder folder(fs::absolute(path).lexically_normal().string());
   write_safetensors(folder.file(kModelFile), contents.model, {{"format", "pt"}});
   write_safetensors(folder.file(kOptimizerFile), contents.optimizer, {});

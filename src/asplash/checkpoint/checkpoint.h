@@ -18,16 +18,29 @@
 ///   tokenizer.model         the SentencePiece model
 ///   manifest.json           written last: each file's size and XXH3-128
 /// It is written as NAME.tmp, every file and the folder fsynced, then renamed: a folder with a manifest whose
-/// sizes and checksums agree is whole; nothing else is one.
+/// sizes and checksums agree is whole; nothing else is one. A random number generator has no state here:
+/// nothing draws from one once the weights are made; the data's order is computed from seed and position.
 namespace asplash::checkpoint {
 
+/// What the losses of the last steps were like, for telling a spike.
+struct LossLevel {
+  double mean = 0;       ///< exponential mean
+  double deviation = 0;  ///< exponential mean of the distance from it
+  int64_t steps = 0;     ///< seen
+};
+
 struct TrainerState {
-  int64_t step = 0;           ///< optimizer steps done
-  int64_t tokens = 0;         ///< tokens trained on
-  int64_t skipped_steps = 0;  ///< steps skipped for a non-finite loss or gradient
-  data::Position position;    ///< where reading goes on
+  int64_t step = 0;              ///< optimizer steps done
+  int64_t tokens = 0;            ///< tokens trained on
+  int64_t skipped_steps = 0;     ///< steps skipped for a non-finite loss or gradient
+  int64_t skipped_in_a_row = 0;  ///< of these, the last ones without a good step between
+  data::Position position;       ///< where reading goes on
   uint64_t seed = 0;
   std::optional<double> best_validation_loss;
+  int64_t best_step = -1;  ///< of best_validation_loss; -1: not evaluated yet
+  LossLevel loss_level;
+  std::string data;       ///< identity of the training data's content; "": not known (earlier versions)
+  std::string precision;  ///< of products: "bf16" or "fp32"; "": not known
 };
 
 struct Contents {
@@ -39,8 +52,9 @@ struct Contents {
   std::string tokenizer_file;  ///< path to copy from; empty: the data has none
 };
 
-/// Writes the checkpoint folder `path` as described above. Throws asplash::Error; leaves no half-written
-/// folder of the final name, and removes its .tmp where it can.
+/// Writes the checkpoint folder `path` as described above. Throws asplash::Error, as NotFiniteError where
+/// weights or moments are not finite; leaves no half-written folder of the final name, and removes its .tmp
+/// where it can.
 void save(const std::string& path, const Contents& contents);
 
 /// An existing checkpoint: opened only if its manifest and every checksum agree.
@@ -76,9 +90,14 @@ Listing list(const std::string& run_folder);
 /// reading no more than that; complete is empty or holds one path.
 Listing newest(const std::string& run_folder);
 
-/// Removes the oldest checkpoints until `keep` (at least 1) are left. Does nothing unless the newest is
-/// verified whole, so that the only whole one never goes; damaged ones are neither counted nor removed.
-/// Returns the removed paths.
-std::vector<std::string> prune(const std::string& run_folder, int64_t keep);
+/// Removes all but the newest `keep` (at least 1) checkpoints, step 0, which is not counted, and `best_step`
+/// (-1: none). Damaged ones are neither counted nor removed; the newest of the others is verified by its
+/// checksums, so that the only whole one never goes. Returns the removed paths.
+std::vector<std::string> prune(const std::string& run_folder, int64_t keep, int64_t best_step = -1);
+
+/// Removes what saves and removals that a killed process began have left under RUN/checkpoints (step_*.tmp)
+/// and in RUN (*.tmp-<pid> of its files), and nothing else; a checkpoint that was aside while another took
+/// its place is put back. Only for the process that has the run folder to itself. Returns a line on each.
+std::vector<std::string> clean_leftovers(const std::string& run_folder);
 
 }  // namespace asplash::checkpoint

@@ -13,7 +13,16 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 constexpr const char* kFormat = "asplash checkpoint";
-constexpr int kVersion = 1;
+/// 2: the manifest bears a checksum of its own list.
+constexpr int kVersion = 2;
+constexpr int kVersionWithoutOwnSum = 1;
+
+/// Of the list as JSON without spaces, keys in order: damage to the manifest is then told from damage to a
+/// file.
+std::string own_sum(const Json& files) {
+  const std::string text = files.dump();
+  return hash_bytes(text.data(), text.size());
+}
 
 std::string file_damage(const std::string& folder, const std::string& name, const Json& entry,
                         Verify verify) {
@@ -32,11 +41,15 @@ std::string file_damage(const std::string& folder, const std::string& name, cons
 
 std::string damage(const std::string& folder, const std::vector<std::string>& required, Verify verify) {
   const Json manifest = Json::parse(read_file(folder + "/manifest.json"));
-  if (manifest.at("format") != kFormat || manifest.at("version") != kVersion) {
+  const bool has_own_sum = manifest.at("version") != kVersionWithoutOwnSum;
+  if (manifest.at("format") != kFormat || (has_own_sum && manifest.at("version") != kVersion)) {
     return str("manifest.json is of format ", manifest.at("format").dump(), " version ",
                manifest.at("version").dump(), ", this program reads \"", kFormat, "\" version ", kVersion);
   }
   const Json& files = manifest.at("files");
+  if (has_own_sum && manifest.at("xxh3_128_of_files") != own_sum(files)) {
+    return "manifest.json is damaged: the XXH3-128 of its list differs";
+  }
   for (const std::string& name : required) {
     if (!files.contains(name)) return str("manifest.json does not list ", name);
   }
@@ -55,7 +68,10 @@ void write_manifest(const std::string& folder, const std::vector<std::string>& f
     const std::string path = folder + "/" + name;
     entries[name] = {{"bytes", fs::file_size(path)}, {"xxh3_128", hash_file(path)}};
   }
-  const Json manifest = {{"format", kFormat}, {"version", kVersion}, {"files", entries}};
+  const Json manifest = {{"format", kFormat},
+                         {"version", kVersion},
+                         {"files", entries},
+                         {"xxh3_128_of_files", own_sum(entries)}};
   write_file_atomically(folder + "/manifest.json", manifest.dump(2) + "\n");
 }
 

@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "asplash/train/initial_weights.h"
 #include "asplash/train/resume.h"
 #include "asplash/train/run_folder.h"
+#include "asplash/train/run_lock.h"
 #include "asplash/train/setup.h"
 #include "asplash/train/tables.h"
 #include "asplash/train/train.h"
@@ -47,8 +49,48 @@ void log_end(const Setup& setup, const checkpoint::TrainerState& state) {
                 config.train.output, " --prompt \"...\""));
 }
 
+/// Model, optimizer and state where `start` says, or at the beginning.
+checkpoint::TrainerState begin(const TrainOptions& options, const Setup& setup, const Start& start,
+                               model::LanguageModel& model, optim::AdamW& optimizer) {
+  if (!start.checkpoint.empty()) {
+    return resume(checkpoint::Reader(start.checkpoint), setup, options.allow_changes, model, optimizer);
+  }
+  if (!setup.config.train.initial_weights.empty()) {
+    load_initial_weights(setup.config.train.initial_weights, setup, model);
+  }
+  checkpoint::TrainerState state;
+  state.seed = setup.config.train.seed_value();
+  state.data = setup.data_identity;
+  state.precision = setup.precision();
+  return state;
+}
+
+int train_from(const TrainOptions& options, const Setup& setup, const Start& start) {
+  const std::string& run_folder = setup.config.train.output;
+  const auto model =
+      model::make_decoder(setup.config.model, setup.device.name, setup.bf16 ? at::kBFloat16 : at::kFloat,
+                          setup.config.train.seed_value());
+  optim::AdamW optimizer(model->parameters(), setup.config.optim);
+  const checkpoint::TrainerState state = begin(options, setup, start, *model, optimizer);
+  if (state.step >= setup.config.train.steps) {
+    log::info(str("nothing to do: the run has its ", setup.config.train.steps,
+                  " steps (raise train.steps to go on)"));
+    return 0;
+  }
+  const std::string config_text = resolved_config_text(setup);
+  write_file_atomically(run_folder + "/config.yaml", config_text);
+  Trainer trainer(setup, config_text, *model, optimizer, state);
+  trainer.run();
+  log_end(setup, trainer.state());
+  return 0;
+}
+
 int train(const TrainOptions& options, const Setup& setup) {
   const std::string& run_folder = setup.config.train.output;
+  // A start that is refused makes no folder.
+  if (!std::filesystem::exists(run_folder)) choose_start(run_folder, options.resume, options.overwrite);
+  const RunLock lock(run_folder);
+  const std::vector<std::string> cleaned = checkpoint::clean_leftovers(run_folder);
   const Start start = choose_start(run_folder, options.resume, options.overwrite);
   prepare_run_folder(run_folder, options.overwrite);
   log::Options logging;
@@ -56,30 +98,15 @@ int train(const TrainOptions& options, const Setup& setup) {
   logging.most_file_bytes = static_cast<uint64_t>(setup.config.train.log_mebibytes) << 20;
   log::init(logging);
   log_start(setup, start);
-
-  const auto model =
-      model::make_decoder(setup.config.model, setup.device.name, setup.bf16 ? at::kBFloat16 : at::kFloat,
-                          setup.config.train.seed_value());
-  optim::AdamW optimizer(model->parameters(), setup.config.optim);
-  checkpoint::TrainerState state;
-  state.seed = setup.config.train.seed_value();
-  if (!start.checkpoint.empty()) {
-    state = resume(checkpoint::Reader(start.checkpoint), setup, *model, optimizer);
-    if (state.step >= setup.config.train.steps) {
-      log::info(str("nothing to do: the run has its ", setup.config.train.steps,
-                    " steps (raise train.steps to go on)"));
-      return 0;
-    }
-  } else if (!setup.config.train.initial_weights.empty()) {
-    load_initial_weights(setup.config.train.initial_weights, setup, *model);
+  for (const std::string& what : cleaned) log::info(what);
+  try {
+    const int status = train_from(options, setup, start);
+    log::flush();
+    return status;
+  } catch (const std::exception& error) {
+    log::file_only(str("error: ", error.what()));  // the console has it from main()
+    throw;
   }
-  const std::string config_text = resolved_config_text(setup);
-  write_file_atomically(run_folder + "/config.yaml", config_text);
-  Trainer trainer(setup, config_text, *model, optimizer, state);
-  trainer.run();
-  log_end(setup, trainer.state());
-  log::flush();
-  return 0;
 }
 
 }  // namespace

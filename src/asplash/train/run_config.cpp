@@ -55,11 +55,16 @@ void TrainConfig::describe(config::Fields& f) {
   f.field("max_skipped_in_a_row", max_skipped_in_a_row,
           "training stops after so many steps in a row with a non-finite loss or gradient",
           config::at_least(1));
+  f.field(
+      "spike_threshold", spike_threshold,
+      "deviations above the loss of the steps before from which on a step is reported as a spike; 0: never",
+      config::at_least(0));
   f.field("log_every", log_every, "steps between lines on the console, and between waits for the device",
           config::at_least(1));
-  f.field("log_mebibytes", log_mebibytes,
-          "size at which train.log is renamed to train.1.log, that to train.2.log, up to train.3.log; 0: never",
-          config::between(0, 1 << 20));
+  f.field(
+      "log_mebibytes", log_mebibytes,
+      "size at which train.log is renamed to train.1.log, that to train.2.log, up to train.3.log; 0: never",
+      config::between(0, 1 << 20));
   f.field("statistics_every", statistics_every, "steps between attention statistics (entmax); 0: never",
           config::at_least(0));
   f.field("evaluate_every", evaluate_every, "steps between evaluations; 0: only at the end",
@@ -71,6 +76,13 @@ void TrainConfig::describe(config::Fields& f) {
   f.field("checkpoint_at_start", checkpoint_at_start,
           "also save the untrained weights, as step 0; never pruned");
   f.field("keep_checkpoints", keep_checkpoints, "newest checkpoints kept", config::at_least(1));
+  f.field("keep_best", keep_best,
+          "also keep the checkpoint of the lowest validation loss; an evaluation that is the best saves one");
+  f.choice("on_failed_write", on_failed_write,
+           std::vector<std::pair<OnFailedWrite, const char*>>{{OnFailedWrite::go_on, "continue"},
+                                                              {OnFailedWrite::stop, "stop"}},
+           "where a checkpoint or metrics cannot be written (disk full); continue: warn, the next save tries "
+           "again, and only a failed last save is an error");
   f.check(!output.empty(), "output", "must name a folder");
 }
 

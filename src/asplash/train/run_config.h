@@ -11,6 +11,7 @@ namespace asplash::train {
 
 enum class Precision { automatic, fp32, bf16 };
 enum class DocumentMode { stream, packed };
+enum class OnFailedWrite { go_on, stop };
 
 struct DataConfig {
   std::string train;       ///< manifest (file or folder) to train on
@@ -36,6 +37,7 @@ struct TrainConfig {
   Precision precision = Precision::automatic;  ///< automatic: bf16 on a GPU, fp32 on the CPU
   bool deterministic = false;
   int64_t max_skipped_in_a_row = 5;  ///< bad steps in a row before training stops
+  double spike_threshold = 8;        ///< deviations above the level of the loss; see SpikeWatch
   int64_t log_every = 1;
   int64_t log_mebibytes = 16;        ///< of train.log, before it is renamed to train.1.log; 0: no limit
   int64_t statistics_every = 10;     ///< steps between attention statistics (entmax)
@@ -44,6 +46,8 @@ struct TrainConfig {
   int64_t checkpoint_every = 0;      ///< 0: only at the end
   bool checkpoint_at_start = false;  ///< also step 0, the untrained weights
   int64_t keep_checkpoints = 2;
+  bool keep_best = true;  ///< also the one of the lowest validation loss; saves one at each new lowest
+  OnFailedWrite on_failed_write = OnFailedWrite::go_on;
 
   void describe(config::Fields& f);
 };

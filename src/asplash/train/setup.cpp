@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <nlohmann/json.hpp>
 
 #include "asplash/base/error.h"
+#include "asplash/base/files.h"
 #include "asplash/base/version.h"
 #include "asplash/config/config.h"
 
@@ -48,9 +50,16 @@ void check_step_fits(const Setup& setup) {
        "; at most ", available * context);
 }
 
+/// The manifest names each shard's checksum, which covers all of it.
+std::string identity_of(const data::Manifest& manifest) {
+  const std::string shards = nlohmann::json::parse(read_file(manifest.path)).at("shards").dump();
+  return hash_bytes(shards.data(), shards.size());
+}
+
 void open_data(Setup& setup) {
   const DataConfig& data = setup.config.data;
   setup.train = data::TokenDataset::open(data.train);
+  setup.data_identity = identity_of(setup.train->manifest());
   check_sequence_fits("data.train", *setup.train, data.context);
   setup.config.model.vocab_size = vocab_size(setup.config, setup.train->manifest());
   check_step_fits(setup);

@@ -21,7 +21,9 @@ struct Setup {
   std::optional<data::TokenDataset> train;  ///< empty only in a dry run without data
   std::optional<data::TokenDataset> validation;
   std::string data_problem;  ///< why `train` is empty
-  std::string command;       ///< "asplash-train --config ... --set ..."
+  /// Says which tokens `train` holds, wherever they lie: XXH3-128 of its shards' sizes and checksums.
+  std::string data_identity;
+  std::string command;  ///< "asplash-train --config ... --set ..."
 
   const char* precision() const { return bf16 ? "bf16" : "fp32"; }
   /// Sequences that an epoch of the training data holds; 0 without data.

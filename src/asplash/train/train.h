@@ -10,6 +10,7 @@ struct TrainOptions {
   std::vector<std::string> overrides;  ///< "key=value"
   std::string resume = "auto";         ///< auto, none, or a checkpoint
   bool overwrite = false;              ///< forget what the run folder holds
+  bool allow_changes = false;          ///< resume under settings that make it another run
   bool print_config = false;           ///< print the resolved configuration and stop
   bool dry_run = false;                ///< print parameters, flops, memory and steps, and stop
 };

@@ -7,6 +7,7 @@
 #include "asplash/base/log.h"
 #include "asplash/base/progress.h"
 #include "asplash/base/terminal.h"
+#include "asplash/checkpoint/finite.h"
 #include "asplash/checkpoint/hf_config.h"
 #include "asplash/optim/schedule.h"
 #include "asplash/train/batch_transfer.h"
@@ -37,8 +38,10 @@ Trainer::Trainer(const Setup& setup, const std::string& config_text, model::Lang
       optimizer_(optimizer),
       state_(state),
       loader_(*setup.train, loader_options(setup.config), state.position, host_allocator(setup.device)),
-      guard_(setup.config.train.max_skipped_in_a_row, state.skipped_steps),
-      metrics_(setup.config.train.output + "/metrics.jsonl", state.step),
+      guard_(setup.config.train.max_skipped_in_a_row, state.skipped_steps, state.skipped_in_a_row),
+      spikes_(setup.config.train.spike_threshold, state.loss_level),
+      metrics_(setup.config.train.output + "/metrics.jsonl", state.step, setup.config.train.on_failed_write),
+      saver_(setup, metrics_),
       progress_(make_progress(state.step, setup.config.train.steps)) {}
 
 Trainer::~Trainer() = default;
@@ -51,19 +54,27 @@ void Trainer::run() {
   reported_ = Clock::now();
   while (!done()) {
     step(read());
-    const bool evaluation_due = is_due(train.evaluate_every), checkpoint_due = is_due(train.checkpoint_every);
+    // The last evaluation comes before the last save, so that a run ended between the two repeats it.
+    const bool evaluation_due = is_due(train.evaluate_every) || state_.step >= train.steps;
+    const bool checkpoint_due = is_due(train.checkpoint_every);
     if (is_due(train.log_every) || evaluation_due || checkpoint_due) report();
-    if (evaluation_due) evaluate();
-    if (checkpoint_due) save();
+    const bool best = evaluation_due && evaluate();
+    if (checkpoint_due || (best && train.keep_best)) save();
+    saver_.check();
   }
   report();
-  if (state_.step >= train.steps) evaluate();
   save();
+  saver_.finish();
+  metrics_.finish();
 }
 
 std::vector<data::Batch> Trainer::read() {
   std::vector<data::Batch> micro_batches;
-  for (int64_t i = 0; i < setup_.config.accumulation(); ++i) micro_batches.push_back(loader_.next());
+  try {
+    for (int64_t i = 0; i < setup_.config.accumulation(); ++i) micro_batches.push_back(loader_.next());
+  } catch (const Error& error) {
+    fail("training stopped at ", step_and_data(state_.step + 1, state_.position), ": ", error.what());
+  }
   return micro_batches;
 }
 
@@ -105,13 +116,35 @@ void Trainer::report() {
       record.mean_support = numbers[i].support / numbers[i].rows;
     }
     complete(record, milliseconds);
+    record.spike = spikes_.observe(record.loss);
     metrics_.write(record);
     if (i + 1 == numbers.size()) log::info(step_line(record, setup_.config.train.steps));
-    guard_.observe(record.step, record.position, record.skipped, record.loss, record.grad_norm);
+    judge(record);
   }
   state_.skipped_steps = guard_.skipped_steps();
+  state_.skipped_in_a_row = guard_.in_a_row();
+  state_.loss_level = spikes_.level();
   pending_.clear();
   if (progress_) progress_->update(static_cast<double>(state_.step));
+}
+
+void Trainer::judge(const StepRecord& record) {
+  const std::string where = step_and_data(record.step, record.position);
+  if (record.spike) {
+    const checkpoint::LossLevel& level = spikes_.level();
+    log::warning(str("loss spike at ", where, ": loss ", record.loss, ", the steps before had about ",
+                     level.mean, " +- ", level.deviation, "; gradient norm ", record.grad_norm));
+  }
+  if (record.skipped) {
+    checkpoint::NamedTensors weights;
+    for (const auto& [name, value] : model_.parameters()) weights.emplace_back(name, value);
+    const std::string damage = checkpoint::find_not_finite(weights);
+    if (!damage.empty()) {
+      fail("training stopped at ", where, ": loss ", record.loss, ", since the weight ", damage,
+           "; nothing of this was saved: the same command goes on from the newest checkpoint");
+    }
+  }
+  guard_.observe(record.step, record.position, record.skipped, record.loss, record.grad_norm);
 }
 
 void Trainer::complete(StepRecord& record, double milliseconds) const {
@@ -127,8 +160,8 @@ void Trainer::complete(StepRecord& record, double milliseconds) const {
   }
 }
 
-void Trainer::evaluate() {
-  if (!setup_.validation || evaluated_step_ == state_.step) return;
+bool Trainer::evaluate() {
+  if (!setup_.validation) return false;
   const Clock::time_point start = Clock::now();
   const ValidationResult result = validate(model_, *setup_.validation, setup_.config, setup_.device);
   EvaluationRecord record;
@@ -139,11 +172,14 @@ void Trainer::evaluate() {
   record.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   const auto best = state_.best_validation_loss;
   record.best = std::isfinite(result.loss) && (!best || result.loss < *best);
-  if (record.best) state_.best_validation_loss = result.loss;
+  if (record.best) {
+    state_.best_validation_loss = result.loss;
+    state_.best_step = state_.step;
+  }
   metrics_.write(record);
   log::info(evaluation_line(record));
-  evaluated_step_ = state_.step;
   reported_ = Clock::now();
+  return record.best;
 }
 
 void Trainer::save() {
@@ -158,12 +194,7 @@ void Trainer::save() {
   contents.config_json =
       checkpoint::hugging_face_config(config.model, config.data.context, data.bos_id, data.eos_id);
   contents.tokenizer_file = data.tokenizer_file;
-  const std::string path = checkpoint::path_of_step(config.train.output, state_.step);
-  checkpoint::save(path, contents);
-  log::info("checkpoint " + path);
-  for (const std::string& removed : checkpoint::prune(config.train.output, config.train.keep_checkpoints)) {
-    log::file_only("removed the old checkpoint " + removed);
-  }
+  saver_.save(std::move(contents));
   saved_step_ = state_.step;
   reported_ = Clock::now();
 }

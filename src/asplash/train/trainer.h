@@ -12,6 +12,7 @@
 #include "asplash/optim/adamw.h"
 #include "asplash/train/guard.h"
 #include "asplash/train/metrics.h"
+#include "asplash/train/saver.h"
 #include "asplash/train/setup.h"
 
 namespace asplash {
@@ -30,7 +31,7 @@ class Trainer {
 
   /// Trains to the last step, or to the end of the step in which a signal arrives (base/interrupt.h); either
   /// way the run folder then holds a checkpoint of the last step done. Throws asplash::Error, also where too
-  /// many steps in a row were skipped.
+  /// many steps in a row were skipped, weights are not finite, or that checkpoint could not be written.
   void run();
 
   const checkpoint::TrainerState& state() const { return state_; }
@@ -49,7 +50,10 @@ class Trainer {
   std::vector<data::Batch> read();
   void step(const std::vector<data::Batch>& micro_batches);
   void report();
-  void evaluate();
+  /// Warns of a spike and of a skipped step; throws where training cannot go on.
+  void judge(const StepRecord& record);
+  /// True if the validation loss is the best yet.
+  bool evaluate();
   void save();
   void complete(StepRecord& record, double milliseconds) const;
 
@@ -60,11 +64,12 @@ class Trainer {
   checkpoint::TrainerState state_;
   data::Loader loader_;
   BadStepGuard guard_;
+  SpikeWatch spikes_;
   MetricsFile metrics_;
+  Saver saver_;                         ///< after what it uses: it waits for its thread when it goes
   std::unique_ptr<Progress> progress_;  ///< on a terminal
   std::vector<PendingStep> pending_;
   Clock::time_point reported_;  ///< the time from here on belongs to the pending steps
-  int64_t evaluated_step_ = -1;
   int64_t saved_step_ = -1;
 };
 
