@@ -58,6 +58,18 @@ TEST(ModelConfig, ContradictionsAreNamed) {
                  "each of the 12 ALiBi heads, got 2");
   expect_problem("positions: {slope_list: [1, 2]}", "not used");
   expect_problem("positions: {kind: alibi, slope_ratio: 1.5}", "slope_ratio");
+  for (const char* kind : {"nape", "nope", "alibi"})
+    expect_problem(str("positions: {kind: ", kind, ", rope_theta: 1e5}"), "needs kind: rope");
+  for (const char* key : {"slope_first: 1", "slope_ratio: 0.5", "slope_list: [1]"}) {
+    expect_problem(str("positions: {kind: alibi, slopes: reciprocal, ", key, "}"),
+                   "not used: it needs slopes");
+    expect_problem(str("positions: {kind: rope, ", key, "}"), "not used: it needs kind: alibi or nape");
+  }
+  expect_problem("positions: {kind: alibi, alibi_share: 0.5}", "needs kind: nape");
+  expect_problem("positions: {kind: nope, slopes: geometric}", "needs kind: alibi or nape");
+  expect_problem("qk_norm_init: 2", "needs qk_norm: true");
+  expect_problem("attention: {function: softmax, alpha: 1.2}", "needs function: entmax");
+  EXPECT_EQ(problem("qk_norm_init: 2\nqk_norm: true"), "");
   expect_problem("positions: {kind: rotary}", "rope");
   EXPECT_EQ(problem("attention: {alpha: 2}"), "");
   EXPECT_EQ(problem("heads: 7\nhead_dim: 64"), "");

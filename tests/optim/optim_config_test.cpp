@@ -40,6 +40,14 @@ TEST(OptimConfig, RefusesValuesOutsideTheirRanges) {
   }
 }
 
+TEST(OptimConfig, RefusesWhatTheScheduleDoesNotHave) {
+  EXPECT_EQ(problems_of("schedule: cosine\ndecay_share: 0.2"),
+            "test.yaml:2: decay_share: is given, but not used: it needs schedule: warmup_stable_decay");
+  EXPECT_NE(problems_of("decay_share: 0.2"), "");
+  EXPECT_NE(problems_of("schedule: constant\nlr_min_ratio: 0.1"), "");
+  EXPECT_EQ(problems_of("schedule: linear\nlr_min_ratio: 0.1"), "");
+}
+
 TEST(OptimConfig, NamesFileLineAndKey) {
   EXPECT_NE(problems_of("eps: 1e-8\nbeta2: 1.5").find("test.yaml:2: beta2"), std::string::npos)
       << problems_of("eps: 1e-8\nbeta2: 1.5");

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "asplash/config/config.h"
 
 namespace asplash::train {
@@ -53,6 +55,28 @@ TEST(RunConfig, CountsMicroBatches) {
   EXPECT_EQ(config.accumulation(), 1);
   config.train.micro_batch = 8;
   EXPECT_EQ(config.accumulation(), 4);
+}
+
+/// Each shipped file with softmax and entmax and with any kind of positions, whatever it says of the others.
+TEST(RunConfig, ShippedFilesTakeTheUsualOverrides) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(ASPLASH_SOURCE_DIR "/configs")) {
+    ++files;
+    for (const char* override_text :
+         {"train.seed=2", "model.attention.function=softmax", "model.attention.function=entmax",
+          "model.positions.kind=rope", "model.positions.kind=nope", "model.positions.kind=alibi",
+          "model.positions.slopes=reciprocal", "optim.schedule=constant", "optim.schedule=linear",
+          "optim.schedule=warmup_stable_decay"}) {
+      RunConfig config, again;
+      EXPECT_NO_THROW(config::load(entry.path().string(), {override_text}, config::describing(config)))
+          << entry.path() << " " << override_text;
+      EXPECT_NO_THROW(config::load_text(config::print(config::describing(config)), "printed", {},
+                                        config::describing(again)))
+          << entry.path() << " " << override_text;
+      EXPECT_TRUE(config::differences(config::describing(config), config::describing(again)).empty());
+    }
+  }
+  EXPECT_GE(files, 7);
 }
 
 TEST(RunConfig, PrintsWhatItReads) {

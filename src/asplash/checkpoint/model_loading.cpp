@@ -16,7 +16,9 @@ namespace {
 struct ModelSections {
   struct Data {
     int64_t context = 0;
+    bool packed = false;
     void describe(config::Fields& f) {
+      f.choice("documents", packed, {{false, "stream"}, {true, "packed"}}, "how documents were told apart");
       f.field("context", context, "tokens of a training sequence", config::at_least(1));
     }
   };
@@ -35,11 +37,12 @@ ModelSections read_sections(const std::string& path) {
     const YAML::Node whole = YAML::LoadFile(path);
     kept["model"] = whole["model"];
     kept["data"]["context"] = whole["data"]["context"];
+    if (whole["data"]["documents"]) kept["data"]["documents"] = whole["data"]["documents"];
   } catch (const YAML::Exception& error) {
     fail(path, ": ", error.what());
   }
   ModelSections sections;
-  config::load_text(YAML::Dump(kept), path, {}, config::describing(sections));
+  config::load_text(YAML::Dump(kept), path, {}, config::describing(sections), config::Unused::allowed);
   return sections;
 }
 
@@ -50,6 +53,7 @@ ModelDescription describe_model(const Reader& reader) {
   ModelDescription description;
   description.config = sections.model.resolved();
   description.trained_context = sections.data.context;
+  description.packed_documents = sections.data.packed;
   const std::string path = reader.path() + "/" + kConfigJsonFile;
   try {
     const auto json = nlohmann::json::parse(read_file(path));
@@ -77,6 +81,7 @@ LoadedModel load_model(const Reader& reader, const std::string& device, c10::Sca
   loaded.path = reader.path();
   loaded.state = reader.state();
   loaded.trained_context = description.trained_context;
+  loaded.packed_documents = description.packed_documents;
   loaded.tokenizer_file = reader.tokenizer_file();
   if (loaded.tokenizer_file.empty()) {
     fail("checkpoint ", reader.path(), " holds no ", kTokenizerFile,

@@ -16,7 +16,8 @@ struct LoadedModel {
   std::unique_ptr<model::LanguageModel> model;
   std::string path;  ///< the checkpoint folder itself, also where a run folder was named
   TrainerState state;
-  int64_t trained_context = 0;  ///< data.context of the run
+  int64_t trained_context = 0;    ///< data.context of the run
+  bool packed_documents = false;  ///< data.documents of the run: packed, otherwise stream
   std::string tokenizer_file;
   std::string tokenizer_hash;  ///< hash_file() of it
   int64_t bos_id = -1;         ///< stood before each training document; -1: none
@@ -27,6 +28,7 @@ struct LoadedModel {
 struct ModelDescription {
   model::ModelConfig config;  ///< resolved, with vocab_size
   int64_t trained_context = 0;
+  bool packed_documents = false;
   int64_t bos_id = -1;
   int64_t eos_id = -1;
 };

@@ -190,14 +190,14 @@ void load(const std::string& path, const std::vector<std::string>& overrides, co
 }
 
 void load_text(const std::string& text, const std::string& name, const std::vector<std::string>& overrides,
-               const Describe& describe) {
+               const Describe& describe, Unused unused) {
   Problems problems;
   Sources sources = read_chain(text, name, problems);
   for (const std::string& override_text : overrides) {
     apply_override(override_text, sources.tree, &sources.complete, problems);
   }
   // Values are checked even where a file is missing or broken; rules between values then mean nothing.
-  Reader reader(sources.tree, problems);
+  Reader reader(sources.tree, problems, unused);
   describe(reader);
   reader.finish(sources.complete);
   throw_if_any(problems);

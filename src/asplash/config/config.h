@@ -21,8 +21,8 @@ using Describe = std::function<void(Fields&)>;
 /// Reads `path` (its `base:` file first, relative to the file that names it; chains allowed, cycles refused),
 /// applies `overrides` ("optim.lr=3e-4", values in YAML syntax) and fills the struct behind `describe`.
 /// Throws ConfigError listing every problem: unknown keys (with the nearest valid name), wrong types, values
-/// out of range, duplicate keys, failed checks, bad overrides; file, line and key named for each. The struct
-/// then holds the values that were good.
+/// out of range, duplicate keys, failed checks, keys that contradict others, bad overrides; file, line and
+/// key named for each. The struct then holds the values that were good.
 ///
 /// An empty file means defaults. Numbers are decimal ("65536", "3e-4"; integers also as "1e6"), finite and
 /// not in quotes; true and false are the only truth values; text is any scalar; a key without a value is
@@ -30,9 +30,12 @@ using Describe = std::function<void(Fields&)>;
 /// replace, maps merge. YAML anchors, aliases, tags and several documents are refused.
 void load(const std::string& path, const std::vector<std::string>& overrides, const Describe& describe);
 
+/// Keys that are written, but not used (Fields::only_where). What a program wrote itself may hold some.
+enum class Unused { refused, allowed };
+
 /// The same from text; `name` stands for the file in messages.
 void load_text(const std::string& text, const std::string& name, const std::vector<std::string>& overrides,
-               const Describe& describe);
+               const Describe& describe, Unused unused = Unused::refused);
 
 /// The struct as YAML that load() reads back to equal values; with_docs adds each field's documentation as
 /// a comment.

@@ -70,6 +70,12 @@ class Fields {
   /// describe() sees valid values only: a bad one is not assigned.
   virtual void check(bool ok, const char* key, const std::string& message) = 0;
 
+  /// States that the field `key`, described next, is used only where `ok`: where `decider`, a field of the
+  /// same section described before, is `needed` ("alibi or nape"). Elsewhere a written `key` is reported as a
+  /// contradiction, unless `decider` was written after it: by an override, or by a file that inherits the
+  /// key's. Defaults contradict nothing. What is not used is printed as a comment and makes no difference.
+  virtual void only_where(bool ok, const char* key, const char* decider, const char* needed) = 0;
+
  protected:
   virtual void choice_index(const char* key, int64_t& index, const std::vector<std::string>& names,
                             const char* doc) = 0;

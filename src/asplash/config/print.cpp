@@ -15,39 +15,48 @@ constexpr size_t kCommentColumns = 100;
 class FieldTexts : public Fields {
  public:
   void field(const char* key, bool& value, const char* doc) override {
-    text(key, value ? "true" : "false", doc, "true or false");
+    put(key, value ? "true" : "false", doc, "true or false");
   }
   void field(const char* key, int64_t& value, const char* doc, Range range) override {
-    text(key, std::to_string(value), doc, describe_range(range));
+    put(key, std::to_string(value), doc, describe_range(range));
   }
   void field(const char* key, double& value, const char* doc, Range range) override {
-    text(key, print_double(value), doc, describe_range(range));
+    put(key, print_double(value), doc, describe_range(range));
   }
   void field(const char* key, std::string& value, const char* doc) override {
-    text(key, print_string(value), doc, "");
+    put(key, print_string(value), doc, "");
   }
   void field(const char* key, std::vector<double>& value, const char* doc, Range range) override {
-    text(key, list(value, print_double), doc, each(range));
+    put(key, list(value, print_double), doc, each(range));
   }
   void field(const char* key, std::vector<int64_t>& value, const char* doc, Range range) override {
-    text(key, list(value, [](int64_t x) { return std::to_string(x); }), doc, each(range));
+    put(key, list(value, [](int64_t x) { return std::to_string(x); }), doc, each(range));
   }
   void field(const char* key, std::vector<std::string>& value, const char* doc) override {
-    text(key, list(value, print_string), doc, "");
+    put(key, list(value, print_string), doc, "");
   }
   void check(bool, const char*, const std::string&) override {}
+  void only_where(bool ok, const char* key, const char*, const char*) override {
+    if (!ok) next_unused_ = key;
+  }
 
  protected:
   void choice_index(const char* key, int64_t& index, const std::vector<std::string>& names,
                     const char* doc) override {
-    text(key, print_string(names[static_cast<size_t>(index)]), doc, "one of " + join(names, ", "));
+    put(key, print_string(names[static_cast<size_t>(index)]), doc, "one of " + join(names, ", "));
   }
 
-  /// `valid` may be empty.
+  /// `valid` may be empty. used: see only_where().
   virtual void text(const std::string& key, const std::string& value, const std::string& doc,
-                    const std::string& valid) = 0;
+                    const std::string& valid, bool used) = 0;
 
  private:
+  void put(const std::string& key, const std::string& value, const std::string& doc,
+           const std::string& valid) {
+    text(key, value, doc, valid, key != next_unused_);
+    next_unused_.clear();
+  }
+
   template <class Value, class Print>
   static std::string list(const std::vector<Value>& values, Print print) {
     std::vector<std::string> texts;
@@ -58,35 +67,44 @@ class FieldTexts : public Fields {
     const std::string limits = describe_range(range);
     return limits.empty() ? "" : "each " + limits;
   }
+
+  std::string next_unused_;  ///< key of the field described next, if it is not used
 };
 
 class Printer final : public FieldTexts {
+  struct Section {
+    size_t start;  ///< in out_, behind its own line
+    bool holds_keys;
+  };
+
  public:
   explicit Printer(bool with_docs) : with_docs_(with_docs) {}
   std::string take() { return std::move(out_); }
 
  protected:
   void text(const std::string& key, const std::string& value, const std::string& doc,
-            const std::string& valid) override {
+            const std::string& valid, bool used) override {
     comment(valid.empty() ? doc : doc + " (" + valid + ")");
-    out_ += indent() + key + ": " + value + "\n";
+    out_ += indent() + (used ? "" : "# not used: ") + key + ": " + value + "\n";
+    if (used && !sections_.empty()) sections_.back().holds_keys = true;
   }
 
   void begin_section(const char* key, const char* doc) override {
     if (with_docs_ && !out_.empty()) out_ += "\n";
     comment(doc);
     out_ += indent() + key + ":\n";
-    section_starts_.push_back(out_.size());
+    if (!sections_.empty()) sections_.back().holds_keys = true;
+    sections_.push_back({out_.size(), false});
   }
 
   void end_section() override {
-    // A section without fields must still read back as a section.
-    if (out_.size() == section_starts_.back()) out_.insert(out_.size() - 1, " {}");
-    section_starts_.pop_back();
+    // A section without keys must still read back as a section.
+    if (!sections_.back().holds_keys) out_.insert(sections_.back().start - 1, " {}");
+    sections_.pop_back();
   }
 
  private:
-  std::string indent() const { return std::string(2 * section_starts_.size(), ' '); }
+  std::string indent() const { return std::string(2 * sections_.size(), ' '); }
 
   void comment(const std::string& text) {
     if (!with_docs_) return;
@@ -108,7 +126,7 @@ class Printer final : public FieldTexts {
 
   bool with_docs_;
   std::string out_;
-  std::vector<size_t> section_starts_;
+  std::vector<Section> sections_;
 };
 
 /// Dotted keys and their values, in order.
@@ -117,9 +135,9 @@ class Flattener final : public FieldTexts {
   std::vector<std::pair<std::string, std::string>> take() { return std::move(values_); }
 
  protected:
-  void text(const std::string& key, const std::string& value, const std::string&,
-            const std::string&) override {
-    values_.emplace_back(prefix_ + key, value);
+  void text(const std::string& key, const std::string& value, const std::string&, const std::string&,
+            bool used) override {
+    if (used) values_.emplace_back(prefix_ + key, value);
   }
   void begin_section(const char* key, const char*) override { prefix_ += std::string(key) + "."; }
   void end_section() override {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
@@ -29,9 +30,31 @@ std::string seen(const Node& node) {
   return node.quoted ? "(\"" + text + "\")" : "(" + text + ")";
 }
 
+/// Sources in the order in which they replace each other: the base of a file, the file, all overrides.
+int64_t layer_of(Place place) {
+  const bool is_override = place.line == 0;
+  return is_override ? std::numeric_limits<int64_t>::max() : -int64_t{place.source};
+}
+
+/// "attention.alpha" of the entry `attention: {alpha: 1.5, ...}`.
+std::string first_path(const Entry& entry) {
+  std::string path = entry.key;
+  const Node* node = &entry.value;
+  while (node->kind == Node::Kind::map && !node->entries.empty()) {
+    path += "." + node->entries.front().key;
+    node = &node->entries.front().value;
+  }
+  return path;
+}
+
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
 }  // namespace
 
-Reader::Reader(const Node& root, Problems& problems) : problems_(problems) {
+Reader::Reader(const Node& root, Problems& problems, Unused unused)
+    : problems_(problems), unused_handling_(unused) {
   Section section;
   section.map = &root;
   section.place = {0, 1};
@@ -220,6 +243,17 @@ void Reader::check(bool ok, const char* key, const std::string& message) {
   section.failed.push_back(std::move(failed));
 }
 
+void Reader::only_where(bool ok, const char* key, const char* decider, const char* needed) {
+  Section& section = open_.back();
+  if (ok || section.map == nullptr || unused_handling_ == Unused::allowed) return;
+  const Entry* written = section.map->find(key);
+  if (written == nullptr) return;
+  const Entry* decided = section.map->find(decider);
+  if (decided != nullptr && layer_of(decided->place) > layer_of(written->place)) return;
+  section.failed.push_back(
+      {written->place, dotted(key), str("is given, but not used: it needs ", decider, ": ", needed)});
+}
+
 void Reader::close_section() {
   Section& section = open_.back();
   if (!section.bad) {
@@ -228,7 +262,7 @@ void Reader::close_section() {
   if (section.map == nullptr) return;
   for (const Entry& entry : section.map->entries) {
     if (std::find(section.keys.begin(), section.keys.end(), entry.key) != section.keys.end()) continue;
-    unknown_.push_back({entry.place, entry.key, section.prefix, section.keys});
+    unknown_.push_back({entry.place, entry.key, first_path(entry), section.prefix, section.keys});
   }
 }
 
@@ -239,15 +273,23 @@ std::string Reader::advice(const Unknown& unknown) const {
   }
   const std::string near = nearest(unknown.key, unknown.siblings);
   if (!near.empty()) return "unknown key; did you mean '" + unknown.prefix + near + "'?";
-  // The right name in the wrong section.
-  for (const std::string& known : known_) {
-    const size_t dot = known.find_last_of('.');
-    if (known.substr(dot == std::string::npos ? 0 : dot + 1) == unknown.key) {
-      return "unknown key; did you mean '" + known + "'?";
-    }
-  }
+  const std::string elsewhere = in_other_section(unknown);
+  if (!elsewhere.empty()) return "unknown key; did you mean '" + elsewhere + "'?";
   if (unknown.siblings.empty()) return "unknown key; nothing can be set here";
   return "unknown key; known here: " + join(unknown.siblings, ", ");
+}
+
+/// The right name in the wrong section: "alpha" or "attention.alpha" for model.attention.alpha; or
+/// "attention", which is a section, for model.attention.
+std::string Reader::in_other_section(const Unknown& unknown) const {
+  for (const std::string& known : known_) {
+    if (known == unknown.path || ends_with(known, "." + unknown.path)) return known;
+  }
+  for (const std::string& known : known_) {
+    const size_t section = known.find("." + unknown.key + ".");
+    if (section != std::string::npos) return known.substr(0, section + 1 + unknown.key.size());
+  }
+  return "";
 }
 
 void Reader::finish(bool checks) {

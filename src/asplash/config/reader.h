@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "asplash/config/config.h"
 #include "asplash/config/fields.h"
 #include "asplash/config/problems.h"
 #include "asplash/config/tree.h"
@@ -17,7 +18,7 @@ namespace asplash::config {
 class Reader final : public Fields {
  public:
   /// `root` is a map; both outlive the reader.
-  Reader(const Node& root, Problems& problems);
+  Reader(const Node& root, Problems& problems, Unused unused);
 
   void field(const char* key, bool& value, const char* doc) override;
   void field(const char* key, int64_t& value, const char* doc, Range range) override;
@@ -27,8 +28,9 @@ class Reader final : public Fields {
   void field(const char* key, std::vector<int64_t>& value, const char* doc, Range range) override;
   void field(const char* key, std::vector<std::string>& value, const char* doc) override;
   void check(bool ok, const char* key, const std::string& message) override;
+  void only_where(bool ok, const char* key, const char* decider, const char* needed) override;
 
-  /// After describe(): reports unknown keys and, with `checks`, the root's failed checks.
+  /// After describe(): reports unknown keys and, with `checks`, the failed checks.
   void finish(bool checks);
 
  protected:
@@ -54,6 +56,7 @@ class Reader final : public Fields {
   struct Unknown {
     Place place;
     std::string key;     ///< as written
+    std::string path;    ///< the key, and what is written below it first: "attention.alpha"
     std::string prefix;  ///< of its section
     std::vector<std::string> siblings;
   };
@@ -72,8 +75,10 @@ class Reader final : public Fields {
   void report(Place place, const std::string& dotted, const std::string& message);
   void close_section();
   std::string advice(const Unknown& unknown) const;
+  std::string in_other_section(const Unknown& unknown) const;
 
   Problems& problems_;
+  Unused unused_handling_;
   std::vector<Section> open_;
   std::vector<FailedCheck> failed_;
   std::vector<Unknown> unknown_;

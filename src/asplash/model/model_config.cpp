@@ -28,17 +28,28 @@ void PositionConfig::describe(config::Fields& f) {
                           {PositionKind::alibi, "alibi"},
                           {PositionKind::nape, "nape"}},
            "rope: rotary embedding; nope: none; alibi: linear biases; nape: some heads alibi, the rest nope");
+  const bool alibi = kind == PositionKind::alibi || kind == PositionKind::nape;
+  f.only_where(kind == PositionKind::rope, "rope_theta", "kind", "rope");
   f.field("rope_theta", rope_theta, "rope: base of the wavelengths", config::positive());
+  f.only_where(kind == PositionKind::nape, "alibi_share", "kind", "nape");
   f.field("alibi_share", alibi_share, "nape: share of the heads, the first ones, that are ALiBi heads",
           config::between(0, 1));
+  f.only_where(alibi, "slopes", "kind", "alibi or nape");
   f.choice("slopes", slopes,
            NamedSlopes{{SlopeKind::geometric, "geometric"},
                        {SlopeKind::reciprocal, "reciprocal"},
                        {SlopeKind::list, "list"}},
            "slope of ALiBi head h, from 0: slope_first * slope_ratio^h, 1 / (h + 1), or slope_list[h]");
+  const auto only_with_slopes = [&](SlopeKind wanted, const char* key, const char* name) {
+    f.only_where(alibi, key, "kind", "alibi or nape");
+    f.only_where(!alibi || slopes == wanted, key, "slopes", name);
+  };
+  only_with_slopes(SlopeKind::geometric, "slope_first", "geometric");
   f.field("slope_first", slope_first, "geometric: slope of the first ALiBi head", config::positive());
+  only_with_slopes(SlopeKind::geometric, "slope_ratio", "geometric");
   f.field("slope_ratio", slope_ratio, "geometric: from one head to the next",
           config::Range{0, 1, true, false});
+  only_with_slopes(SlopeKind::list, "slope_list", "list");
   f.field("slope_list", slope_list, "list: one slope for each ALiBi head", config::at_least(0));
 }
 
@@ -46,6 +57,7 @@ void AttentionConfig::describe(config::Fields& f) {
   f.choice("function", function,
            NamedFunctions{{AttentionFunction::softmax, "softmax"}, {AttentionFunction::entmax, "entmax"}},
            "what turns scores into weights: softmax (dense) or alpha-entmax (exact zeros)");
+  f.only_where(function == AttentionFunction::entmax, "alpha", "function", "entmax");
   f.field("alpha", alpha, "entmax: towards 1 softmax, 2 sparsemax", config::Range{1, 2, true, false});
   f.field("adaptive_temperature", adaptive_temperature,
           "NoPE heads scale their queries with the position, by learned amounts (ASEntmax)");
@@ -64,6 +76,7 @@ void ModelConfig::describe(config::Fields& f) {
           count_or_default);
   f.field("tied_embeddings", tied_embeddings, "the output projection is the embedding matrix");
   f.field("qk_norm", qk_norm, "RMSNorm of each query and key head, with a learned scale");
+  f.only_where(qk_norm, "qk_norm_init", "qk_norm", "true");
   f.field("qk_norm_init", qk_norm_init, "qk_norm: initial scale of the queries", config::positive());
   f.field("norm_eps", norm_eps, "RMSNorm's epsilon", config::positive());
   f.field("init_std", init_std,
@@ -87,8 +100,6 @@ void ModelConfig::describe(config::Fields& f) {
   f.check(alibi_heads() == 0 || positions.slopes != SlopeKind::list || listed == alibi_heads(),
           "positions.slope_list",
           str("must hold one slope for each of the ", alibi_heads(), " ALiBi heads, got ", listed));
-  f.check(listed == 0 || (alibi_heads() > 0 && positions.slopes == SlopeKind::list), "positions.slope_list",
-          "is given, but not used: it needs kind alibi or nape, and slopes: list");
   f.check(!attention.adaptive_temperature || nope_heads() > 0, "attention.adaptive_temperature",
           "acts on NoPE heads: it needs positions.kind nope or nape");
 }

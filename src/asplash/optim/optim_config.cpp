@@ -6,16 +6,19 @@ namespace asplash::optim {
 
 void OptimConfig::describe(config::Fields& f) {
   f.field("lr", lr, "peak learning rate", config::positive());
-  f.field("lr_min_ratio", lr_min_ratio,
-          "floor of the learning rate as a share of lr, reached at the last step", config::between(0, 1));
   f.choice("schedule", schedule,
            {{Schedule::cosine, "cosine"},
             {Schedule::linear, "linear"},
             {Schedule::warmup_stable_decay, "warmup_stable_decay"},
             {Schedule::constant, "constant"}},
            "shape of the learning rate after warm-up");
+  f.only_where(schedule != Schedule::constant, "lr_min_ratio", "schedule",
+               "cosine, linear or warmup_stable_decay");
+  f.field("lr_min_ratio", lr_min_ratio,
+          "floor of the learning rate as a share of lr, reached at the last step", config::between(0, 1));
   f.field("warmup_steps", warmup_steps, "steps of linear warm-up; the peak is reached at this step",
           config::at_least(0));
+  f.only_where(schedule == Schedule::warmup_stable_decay, "decay_share", "schedule", "warmup_stable_decay");
   f.field("decay_share", decay_share, "warmup_stable_decay: share of the steps, at the end, that decay",
           config::between(0, 1));
   f.field("beta1", beta1, "decay rate of the first moment", {0, 1, false, true});

@@ -68,7 +68,8 @@ void compare_identities(const checkpoint::TrainerState& before, const Setup& now
 Changes find_changes(const checkpoint::Reader& reader, const checkpoint::TrainerState& state,
                      const Setup& setup) {
   RunConfig before, after = setup.config;
-  config::load_text(reader.config_yaml(), reader.path() + "/config.yaml", {}, config::describing(before));
+  config::load_text(reader.config_yaml(), reader.path() + "/config.yaml", {}, config::describing(before),
+                    config::Unused::allowed);
   Changes changes;
   bool path_changed = false;
   for (const std::string& difference :
