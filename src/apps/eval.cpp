@@ -31,6 +31,10 @@ void declare(CLI::App& app, Arguments& arguments) {
       ->check(CLI::PositiveNumber)
       ->type_name("N,N,...");
   app.add_option("--json", arguments.json_file, "also write the results to this file")->type_name("FILE");
+  app.add_option("--documents", o.documents,
+                 "stream: windows cross documents; packed: attention and positions do not, and a document's "
+                 "first token is no target (default: as the checkpoint was trained)")
+      ->check(CLI::IsMember({"stream", "packed"}));
   app.add_option("--stride", o.stride,
                  "targets scored by each window but the first; smaller than a context: windows overlap "
                  "(default: no overlap)")

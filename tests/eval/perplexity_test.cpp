@@ -16,10 +16,21 @@ constexpr int64_t kVocab = 7;
 
 TokenStream stream_over(std::vector<int32_t> tokens, int64_t vocab = kVocab) {
   const auto count = static_cast<int64_t>(tokens.size());
-  return {count, vocab, [tokens = std::move(tokens)](int64_t begin, int64_t n, int32_t* out) {
-            ASSERT_LE(static_cast<size_t>(begin + n), tokens.size());
-            std::copy_n(tokens.begin() + begin, n, out);
-          }};
+  const auto read = [tokens = std::move(tokens)](int64_t begin, int64_t n, int32_t* out) {
+    ASSERT_LE(static_cast<size_t>(begin + n), tokens.size());
+    std::copy_n(tokens.begin() + begin, n, out);
+  };
+  return {count, vocab, read, {}};
+}
+
+/// The same with documents that begin at `begins`, ascending from 0.
+TokenStream documents_over(std::vector<int32_t> tokens, const std::vector<int64_t>& begins) {
+  TokenStream stream = stream_over(std::move(tokens));
+  stream.document_begins = [begins](int64_t begin, int64_t end) {
+    return std::vector<int64_t>(std::lower_bound(begins.begin(), begins.end(), begin),
+                                std::lower_bound(begins.begin(), begins.end(), end));
+  };
+  return stream;
 }
 
 std::vector<int32_t> random_tokens(int64_t count, uint64_t seed = 5) {
@@ -159,6 +170,77 @@ TEST(Perplexity, DoesNotDependOnTheBatchSize) {
   for (const double loss : losses) EXPECT_DOUBLE_EQ(loss, losses[0]);
 }
 
+/// Documents of 1 to 60 tokens; one begins at a multiple of 8 and of 32.
+std::vector<int64_t> document_begins(int64_t tokens) {
+  std::vector<int64_t> begins = {0, 1, 2, 32, 33};
+  for (int64_t length = 7; begins.back() + length < tokens; length = length * 5 % 61)
+    begins.push_back(begins.back() + length);
+  return begins;
+}
+
+TEST(Perplexity, OfPackedDocumentsIsOverTheSameTargetsAtEveryContextAndStride) {
+  const auto tokens = random_tokens(1234);
+  const auto begins = document_begins(1234);
+  double sum = 0;
+  int64_t targets = 0;
+  for (int64_t t = 1; t < 1234; ++t) {
+    if (std::binary_search(begins.begin(), begins.end(), t)) continue;
+    sum -= std::log(bigram(tokens[static_cast<size_t>(t) - 1], tokens[static_cast<size_t>(t)]));
+    ++targets;
+  }
+  FakeModel model(kVocab, bigram_row);
+  for (const int64_t stride : {0, 3, 8}) {
+    PerplexityOptions options = options_for({8, 9, 32, 100, 1233});
+    options.stride = stride;
+    options.packed = true;
+    for (const auto& r : perplexity_by_context(model, documents_over(tokens, begins), kBytes, options)) {
+      EXPECT_EQ(r.target_tokens, targets) << r.context << ", stride " << stride;
+      EXPECT_NEAR(r.loss, sum / static_cast<double>(targets), 1e-7) << r.context << ", stride " << stride;
+    }
+  }
+}
+
+TEST(Perplexity, OfPackedDocumentsCountsPositionsWithinThem) {
+  const auto begins = document_begins(1 + 32 * 40);
+  PerplexityOptions options = options_for({32});
+  options.packed = true;
+  FakeModel model(kVocab, context_length_row);  // loses 1 / (tokens read)
+  const auto r =
+      perplexity_by_context(model, documents_over(random_tokens(1 + 32 * 40), begins), kBytes, options)[0];
+  std::vector<int64_t> at_position(32, 0);
+  for (int64_t t = 1, length = 1; t <= 32 * 40; ++t, ++length) {
+    const bool begin = std::binary_search(begins.begin(), begins.end(), t);
+    if (!begin) ++at_position[static_cast<size_t>(length) - 1];
+    if (begin || t % 32 == 0) length = 0;
+  }
+  for (const PositionBucket& bucket : r.by_position) {
+    double loss = 0;
+    int64_t targets = 0;
+    for (int64_t p = bucket.first; p < bucket.last; ++p) {
+      targets += at_position[static_cast<size_t>(p)];
+      loss += static_cast<double>(at_position[static_cast<size_t>(p)]) / static_cast<double>(p + 1);
+    }
+    EXPECT_EQ(bucket.target_tokens, targets) << bucket.first;
+    EXPECT_NEAR(bucket.loss, loss / static_cast<double>(targets), 1e-6) << bucket.first;
+  }
+}
+
+TEST(Perplexity, OfPackedDocumentsLeavesOutPositionsThatNoneReaches) {
+  FakeModel model(kVocab, uniform);
+  PerplexityOptions options = options_for({32});
+  options.packed = true;
+  std::vector<int64_t> begins;
+  for (int64_t begin = 0; begin < 100; begin += 4) begins.push_back(begin);
+  const auto r = perplexity_by_context(model, documents_over(random_tokens(101), begins), kBytes, options)[0];
+  EXPECT_EQ(r.target_tokens, 75 + 1);
+  ASSERT_EQ(r.by_position.size(), 3U);
+  EXPECT_EQ(r.by_position.back().last, 4);
+  for (int64_t begin = 0; begin < 100; ++begin) begins.push_back(begin);
+  std::sort(begins.begin(), begins.end());
+  const auto alone = documents_over(random_tokens(100), begins);
+  EXPECT_THROW(perplexity_by_context(model, alone, kBytes, options), Error);
+}
+
 TEST(Perplexity, TakesTheFirstTargetsOnly) {
   const auto tokens = random_tokens(500);
   FakeModel model(kVocab, bigram_row);
@@ -213,11 +295,14 @@ TEST(Perplexity, RefusesALossThatIsNotFinite) {
 
 TEST(UnigramPerplexity, IsTheExponentOfTheEntropy) {
   // Targets are tokens 1..4: 1 1 2 2; token 0 and the last one are none.
-  EXPECT_NEAR(unigram_perplexity(stream_over({6, 1, 1, 2, 2, 5}), 4), 2.0, 1e-12);
-  EXPECT_NEAR(unigram_perplexity(stream_over({0, 3, 3, 3}), 3), 1.0, 1e-12);
+  EXPECT_NEAR(unigram_perplexity(stream_over({6, 1, 1, 2, 2, 5}), 4, false), 2.0, 1e-12);
+  EXPECT_NEAR(unigram_perplexity(stream_over({0, 3, 3, 3}), 3, false), 1.0, 1e-12);
+  // Documents begin at places 2 and 5: of the targets 1 1 2 2 5 there remain 1 2 2.
+  EXPECT_NEAR(unigram_perplexity(documents_over({6, 1, 1, 2, 2, 5, 1}, {0, 2, 5}), 5, true),
+              3 / std::cbrt(4.0), 1e-12);
   std::vector<int32_t> tokens;
   for (int i = 0; i < 200001; ++i) tokens.push_back((i + 6) % 7);
-  EXPECT_NEAR(unigram_perplexity(stream_over(tokens), 7 * 28571), 7.0, 1e-9);
+  EXPECT_NEAR(unigram_perplexity(stream_over(tokens), 7 * 28571, false), 7.0, 1e-9);
 }
 
 }  // namespace

@@ -37,10 +37,26 @@ EvaluationReport sample() {
 
 TEST(Report, JsonHasTheDocumentedKeys) {
   const auto json = nlohmann::json::parse(to_json(sample()));
-  for (const char* key :
-       {"checkpoint", "step", "attention", "alpha", "positions", "parameters", "trained_context", "dataset",
-        "split", "tokenizer_hash", "protocol", "stride", "target_tokens", "unigram_perplexity", "device",
-        "precision", "version", "date", "results"})
+  for (const char* key : {"checkpoint",
+                          "step",
+                          "attention",
+                          "alpha",
+                          "positions",
+                          "parameters",
+                          "trained_context",
+                          "dataset",
+                          "split",
+                          "tokenizer_hash",
+                          "protocol",
+                          "documents",
+                          "stride",
+                          "target_tokens",
+                          "unigram_perplexity",
+                          "device",
+                          "precision",
+                          "version",
+                          "date",
+                          "results"})
     EXPECT_TRUE(json.contains(key)) << key;
   EXPECT_EQ(json["alpha"], 1.5);
   ASSERT_EQ(json["results"].size(), 2U);
@@ -61,6 +77,15 @@ TEST(Report, TableMarksContextsBeyondTheTrainedOne) {
   EvaluationReport within = sample();
   within.results.pop_back();
   EXPECT_EQ(to_text(within).find("* beyond"), std::string::npos);
+}
+
+TEST(Report, SaysHowDocumentsWereTold) {
+  EvaluationReport report = sample();
+  EXPECT_EQ(nlohmann::json::parse(to_json(report))["documents"], "stream");
+  EXPECT_NE(to_text(report).find("documents as one stream"), std::string::npos);
+  report.packed = true;
+  EXPECT_EQ(nlohmann::json::parse(to_json(report))["documents"], "packed");
+  EXPECT_NE(to_text(report).find("documents kept apart (packed)"), std::string::npos);
 }
 
 TEST(Report, PositionsAreRowsAndContextsColumns) {

@@ -200,6 +200,30 @@ TEST_F(Programs, EvaluationAgreesWithTheTrainersOwn) {
   EXPECT_NEAR(evaluated["loss"], trained["loss"], 1e-5);
 }
 
+TEST_F(Programs, EvaluationOfPackedDocumentsAgreesWithTheTrainersOwn) {
+  succeeds("asplash-train",
+           {"--config", "config.yaml", "--set", "train.output=apart", "--set", "train.steps=2", "--set",
+            "data.documents=packed", "--set", "train.evaluate_every=0", "--set", "optim.warmup_steps=1"});
+  const Json trained = json_lines("apart/metrics.jsonl").back();
+  ASSERT_EQ(trained["event"], "evaluation");
+  const auto evaluated = [](Arguments more) {
+    more.insert(more.end(), {"--checkpoint", "apart", "--data", "packed/valid", "--max-tokens", "2048",
+                             "--json", "apart.json"});
+    succeeds("asplash-eval", more);
+    return Json::parse(read_file(path("apart.json")));
+  };
+  const Json packed = evaluated({"--context", "64,128"});
+  EXPECT_EQ(packed["documents"], "packed");
+  EXPECT_EQ(packed["results"][1]["target_tokens"], trained["target_tokens"]);
+  EXPECT_EQ(packed["results"][0]["target_tokens"], trained["target_tokens"]);
+  EXPECT_EQ(packed["target_tokens"], trained["target_tokens"]);
+  EXPECT_NEAR(packed["results"][1]["loss"], trained["loss"], 1e-5);
+  const Json stream = evaluated({"--context", "128", "--documents", "stream"});
+  EXPECT_EQ(stream["documents"], "stream");
+  EXPECT_EQ(stream["results"][0]["target_tokens"], 2048);
+  EXPECT_GT(std::abs(stream["results"][0]["loss"].get<double>() - trained["loss"].get<double>()), 1e-4);
+}
+
 TEST_F(Programs, SoftmaxIsOneKeyAway) {
   succeeds("asplash-train", {"--config", "config.yaml", "--set", "train.output=softmax", "--set",
                              "train.steps=2", "--set", "train.evaluate_tokens=256", "--set",

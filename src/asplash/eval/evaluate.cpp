@@ -31,6 +31,8 @@ const char* name_of(model::PositionKind kind) {
 
 void check(const EvaluateOptions& options, const data::TokenDataset& dataset) {
   if (options.contexts.empty()) fail("no context lengths to evaluate at");
+  if (!options.documents.empty() && options.documents != "stream" && options.documents != "packed")
+    fail("documents '", options.documents, "': must be stream or packed");
   if (options.max_tokens < 0) fail("max-tokens ", options.max_tokens, ": must be at least 1, or 0 for all");
   if (options.tokens_per_batch < 1) fail("batch-tokens ", options.tokens_per_batch, ": must be at least 1");
   const int64_t targets = target_count(dataset.tokens(), options.max_tokens);
@@ -63,8 +65,8 @@ EvaluationReport describe(const EvaluateOptions& options, const Inference& infer
   report.dataset = dataset.manifest().path;
   report.split = dataset.manifest().split;
   report.tokenizer_hash = loaded.tokenizer_hash;
+  report.packed = options.documents.empty() ? loaded.packed_documents : options.documents == "packed";
   report.stride = options.stride;
-  report.target_tokens = target_count(dataset.tokens(), options.max_tokens);
   report.device = inference.device.description;
   report.precision = inference.precision;
   return report;
@@ -88,12 +90,16 @@ EvaluationReport evaluate(const EvaluateOptions& options) {
   perplexity.trained_context = loaded.trained_context;
   perplexity.max_targets = options.max_tokens;
   perplexity.stride = options.stride;
+  perplexity.packed = report.packed;
   perplexity.tokens_per_batch = options.tokens_per_batch;
   perplexity.device = inference.device.name;
   perplexity.show_progress = true;
   const auto tokenizer = text::Tokenizer::load(loaded.tokenizer_file);
-  report.unigram_perplexity = unigram_perplexity(dataset, report.target_tokens);
-  report.results = perplexity_by_context(*loaded.model, dataset, bytes_of_token(tokenizer), perplexity);
+  const TokenStream stream = stream_of(dataset);
+  const int64_t targets = target_count(dataset.tokens(), options.max_tokens);
+  report.unigram_perplexity = unigram_perplexity(stream, targets, report.packed);
+  report.results = perplexity_by_context(*loaded.model, stream, bytes_of_token(tokenizer), perplexity);
+  report.target_tokens = report.results.front().target_tokens;
   return report;
 }
 

@@ -12,6 +12,7 @@ struct EvaluateOptions {
   std::string checkpoint;  ///< checkpoint folder, or a run folder (its newest checkpoint)
   std::string data;        ///< manifest of a packed split, or its folder
   std::vector<int64_t> contexts;
+  std::string documents;   ///< stream, packed, or empty: as the checkpoint was trained
   int64_t stride = 0;      ///< see PerplexityOptions
   int64_t max_tokens = 0;  ///< at most this many target tokens; 0: all
   int64_t tokens_per_batch = 32768;

@@ -31,19 +31,21 @@ class Totals {
     }
   }
 
-  void add(const Window& window, const float* losses, const int32_t* targets,
+  /// Positions [begin, end) of the window, from whose first one on positions count: the whole window, or a
+  /// document's part of it.
+  void add(const Window& window, int64_t begin, int64_t end, const float* losses, const int32_t* targets,
            const std::vector<int32_t>& bytes_of_token) {
     for (PositionBucket& bucket : buckets_) {
-      const int64_t first = std::max(bucket.first, window.first_scored);
-      const int64_t last = std::min(bucket.last, window.length);
-      for (int64_t p = first; p < last; ++p) {
+      const int64_t last = std::min(begin + bucket.last, end);
+      for (int64_t p = begin + bucket.first; p < last; ++p) {
+        if (targets[p] == data::kIgnoredTarget) continue;
         if (!std::isfinite(losses[p]))
           fail("context ", context_, ": the loss of token ", window.begin + p + 1, " is ", losses[p],
                "; the model's weights are damaged or overflow in this precision (try --precision fp32)");
         bucket.loss += losses[p];
         bytes_ += bytes_of_token[static_cast<size_t>(targets[p])];
+        ++bucket.target_tokens;
       }
-      bucket.target_tokens += std::max<int64_t>(0, last - first);
     }
   }
 
@@ -53,11 +55,13 @@ class Totals {
     r.target_bytes = bytes_;
     double sum = 0;
     for (const PositionBucket& bucket : buckets_) {
+      if (bucket.target_tokens == 0) continue;  // no document is that long
       sum += bucket.loss;
       r.target_tokens += bucket.target_tokens;
       r.by_position.push_back(bucket);
       r.by_position.back().loss = bucket.loss / static_cast<double>(bucket.target_tokens);
     }
+    if (r.target_tokens == 0) fail("context ", context_, ": no document has a second token to predict");
     r.loss = sum / static_cast<double>(r.target_tokens);
     r.perplexity = std::exp(r.loss);
     if (bytes_ > 0) r.bits_per_byte = sum / std::log(2.0) / static_cast<double>(bytes_);
@@ -73,8 +77,9 @@ class Totals {
 /// Windows of equal length that the model has been given; its losses may still be in the making.
 struct Batch {
   std::vector<Window> windows;
-  at::Tensor targets;  // [rows, length] int32 on the host, the unscored ones among them
+  at::Tensor targets;  // [rows, length] int32 on the host; kIgnoredTarget where nothing is scored
   at::Tensor losses;   // [rows, length] fp32 on the device
+  std::vector<int32_t> boundaries;  // packed: of documents over all rows * length tokens, as data::Batch's
 };
 
 class Evaluation {
@@ -133,30 +138,52 @@ class Evaluation {
     const int64_t length = windows[first].length;
     const at::Tensor inputs = at::empty({count, length}, at::kInt);
     batch.targets = at::empty({count, length}, at::kInt);
-    const at::Tensor scored = at::empty({count, length}, at::kInt);
     buffer_.resize(static_cast<size_t>(length) + 1);
     for (int64_t row = 0; row < count; ++row) {
       const Window& window = batch.windows[static_cast<size_t>(row)];
       stream_.read(window.begin, length + 1, buffer_.data());
       std::copy_n(buffer_.data(), length, inputs.mutable_data_ptr<int32_t>() + row * length);
-      std::copy_n(buffer_.data() + 1, length, batch.targets.mutable_data_ptr<int32_t>() + row * length);
-      int32_t* scored_row = scored.mutable_data_ptr<int32_t>() + row * length;
-      std::fill_n(scored_row, window.first_scored, data::kIgnoredTarget);
-      std::copy(buffer_.begin() + 1 + window.first_scored, buffer_.end(), scored_row + window.first_scored);
+      int32_t* targets = batch.targets.mutable_data_ptr<int32_t>() + row * length;
+      std::copy_n(buffer_.data() + 1, length, targets);
+      std::fill_n(targets, window.first_scored, data::kIgnoredTarget);
+      if (options_.packed) cut_at_documents(window, row, targets, batch.boundaries);
     }
     model::ModelInput input;
     input.tokens = inputs.to(device_);
-    batch.losses = model_.token_losses(input, scored.to(device_));
+    if (options_.packed) batch.boundaries.push_back(static_cast<int32_t>(count * length));
+    input.cu_seqlens = batch.boundaries;
+    batch.losses = model_.token_losses(input, batch.targets.to(device_));
     return batch;
+  }
+
+  /// As in training on packed documents: the window begins with a boundary of its own, and the token before a
+  /// document's first one must not predict it.
+  void cut_at_documents(const Window& window, int64_t row, int32_t* targets,
+                        std::vector<int32_t>& boundaries) const {
+    const int64_t row_begin = row * window.length;
+    boundaries.push_back(static_cast<int32_t>(row_begin));
+    const int64_t end = window.begin + window.length;
+    for (const int64_t begin : stream_.document_begins(window.begin + 1, end + 1)) {
+      targets[begin - 1 - window.begin] = data::kIgnoredTarget;
+      if (begin < end) boundaries.push_back(static_cast<int32_t>(row_begin + begin - window.begin));
+    }
   }
 
   void collect(const Batch& batch, Totals& totals) {
     const at::Tensor losses = batch.losses.to(at::kCPU, at::kFloat).contiguous();
     const int64_t length = losses.size(1);
+    auto boundary = batch.boundaries.begin();
     for (size_t row = 0; row < batch.windows.size(); ++row) {
       const auto offset = static_cast<int64_t>(row) * length;
-      totals.add(batch.windows[row], losses.const_data_ptr<float>() + offset,
-                 batch.targets.const_data_ptr<int32_t>() + offset, bytes_of_token_);
+      const auto add = [&](int64_t begin, int64_t end) {
+        totals.add(batch.windows[row], begin, end, losses.const_data_ptr<float>() + offset,
+                   batch.targets.const_data_ptr<int32_t>() + offset, bytes_of_token_);
+      };
+      if (!options_.packed) {
+        add(0, length);
+        continue;
+      }
+      for (; *boundary < offset + length; ++boundary) add(*boundary - offset, *(boundary + 1) - offset);
     }
   }
 
@@ -203,7 +230,7 @@ std::vector<ContextResult> perplexity_by_context(model::LanguageModel& model, co
   return results;
 }
 
-double unigram_perplexity(const TokenStream& stream, int64_t targets) {
+double unigram_perplexity(const TokenStream& stream, int64_t targets, bool packed) {
   constexpr int64_t kChunk = 1 << 16;
   std::vector<int64_t> counts(static_cast<size_t>(stream.vocab_size), 0);
   std::vector<int32_t> tokens(static_cast<size_t>(std::min(kChunk, targets)));
@@ -211,7 +238,11 @@ double unigram_perplexity(const TokenStream& stream, int64_t targets) {
     const int64_t count = std::min(kChunk, targets - done);
     stream.read(1 + done, count, tokens.data());
     for (int64_t i = 0; i < count; ++i) ++counts[static_cast<size_t>(tokens[static_cast<size_t>(i)])];
+    if (!packed) continue;
+    for (const int64_t begin : stream.document_begins(1 + done, 1 + done + count))
+      --counts[static_cast<size_t>(tokens[static_cast<size_t>(begin - 1 - done)])];
   }
+  targets = std::accumulate(counts.begin(), counts.end(), int64_t{0});
   double entropy = 0;
   for (const int64_t count : counts) {
     if (count == 0) continue;

@@ -13,8 +13,8 @@ class LanguageModel;
 
 namespace asplash::eval {
 
-/// Loss by position in the window, averaged over a bucket: positions [first, last), powers of two. Position p
-/// sees p + 1 tokens.
+/// Loss by position in the window (in packed documents: in the document's part of it), averaged over a
+/// bucket: positions [first, last), powers of two. Position p sees p + 1 tokens.
 struct PositionBucket {
   int64_t first = 0;
   int64_t last = 0;
@@ -43,6 +43,8 @@ struct PerplexityOptions {
   /// overlap.
   int64_t stride = 0;
   int64_t tokens_per_batch = 32768;  ///< tokens that the model reads at a time; at least one window
+  /// Attention and positions do not cross documents; a document's first token is no target.
+  bool packed = false;
   std::string device = "cpu";
   bool show_progress = false;
 };
@@ -53,11 +55,13 @@ struct TokenStream {
   int64_t vocab_size = 0;  ///< every token id is below it
   /// Copies tokens [begin, begin + count) to `out`.
   std::function<void(int64_t begin, int64_t count, int32_t* out)> read;
+  /// The places in [begin, end), ascending, where documents begin; what is packed needs it.
+  std::function<std::vector<int64_t>(int64_t begin, int64_t end)> document_begins;
 };
 /// The data set must outlive the stream.
 TokenStream stream_of(const data::TokenDataset& dataset);
 
-/// How many targets an evaluation over the stream scores: tokens [1, 1 + target_count) of it.
+/// How many tokens of the stream an evaluation is over: targets are tokens [1, 1 + target_count) of it.
 int64_t target_count(int64_t stream_tokens, int64_t max_targets);
 
 /// Perplexity for each context length over the same target tokens. See docs/evaluation.md for the protocol.
@@ -68,14 +72,9 @@ int64_t target_count(int64_t stream_tokens, int64_t max_targets);
 std::vector<ContextResult> perplexity_by_context(model::LanguageModel& model, const TokenStream& stream,
                                                  const std::vector<int32_t>& bytes_of_token,
                                                  const PerplexityOptions& options);
-std::vector<ContextResult> perplexity_by_context(model::LanguageModel& model,
-                                                 const data::TokenDataset& dataset,
-                                                 const std::vector<int32_t>& bytes_of_token,
-                                                 const PerplexityOptions& options);
 
-/// exp of the entropy of the empirical token distribution of targets [1, 1 + targets): what the best possible
-/// unigram model reaches on them.
-double unigram_perplexity(const TokenStream& stream, int64_t targets);
-double unigram_perplexity(const data::TokenDataset& dataset, int64_t targets);
+/// exp of the entropy of the empirical token distribution of targets [1, 1 + targets), in packed documents
+/// without their first tokens: what the best possible unigram model reaches on them.
+double unigram_perplexity(const TokenStream& stream, int64_t targets, bool packed);
 
 }  // namespace asplash::eval

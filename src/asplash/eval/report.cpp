@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "asplash/base/error.h"
@@ -59,6 +60,7 @@ std::string to_json(const EvaluationReport& report) {
                {"split", report.split},
                {"tokenizer_hash", report.tokenizer_hash},
                {"protocol", "asplash-windows-1"},
+               {"documents", report.packed ? "packed" : "stream"},
                {"stride", report.stride},
                {"target_tokens", report.target_tokens},
                {"unigram_perplexity", report.unigram_perplexity},
@@ -83,24 +85,29 @@ std::string to_text(const EvaluationReport& report) {
       report.stride == 0 ? "windows without overlap" : str("windows overlapping, stride ", report.stride);
   return str(report.checkpoint, " (step ", report.step, ", ", attention_text(report), ", ", report.positions,
              " positions)\non ", report.dataset, ": ", grouped(report.target_tokens),
-             " target tokens at every context length, ", windows, "\n\n", table(rows), "\n",
-             "unigram model of the same tokens: perplexity ", fixed(report.unigram_perplexity, 2), "\n",
+             " target tokens at every context length, ", windows,
+             report.packed ? ", documents kept apart (packed)" : ", documents as one stream", "\n\n",
+             table(rows), "\n", "unigram model of the same tokens: perplexity ",
+             fixed(report.unigram_perplexity, 2), "\n",
              beyond ? str("* beyond the trained context of ", report.trained_context, "\n") : "");
 }
 
 std::string positions_to_text(const EvaluationReport& report) {
-  // The longest context has all buckets; a shorter one ends inside one of them.
+  // A context ends inside one of the powers of two; where documents are short, some hold no targets.
   std::vector<std::string> header = {"loss at position"};
   for (const ContextResult& r : report.results) header.push_back("context " + std::to_string(r.context));
   std::vector<std::vector<std::string>> rows = {header};
-  size_t buckets = 0;
-  for (const ContextResult& r : report.results) buckets = std::max(buckets, r.by_position.size());
-  for (size_t b = 0; b < buckets; ++b) {
-    const int64_t first = b == 0 ? 0 : int64_t{1} << (b - 1);
-    std::vector<std::string> row = {b < 2 ? str(first) : str(first, " - ", 2 * first - 1)};
-    for (const ContextResult& r : report.results)
-      row.push_back(b < r.by_position.size() ? fixed(r.by_position[b].loss, 3) : "");
-    rows.push_back(row);
+  std::map<int64_t, std::vector<std::string>> losses;  // by the bucket's first position
+  for (size_t c = 0; c < report.results.size(); ++c) {
+    for (const PositionBucket& bucket : report.results[c].by_position) {
+      auto& row = losses[bucket.first];
+      row.resize(report.results.size());
+      row[c] = fixed(bucket.loss, 3);
+    }
+  }
+  for (const auto& [first, texts] : losses) {
+    rows.push_back({first < 2 ? str(first) : str(first, " - ", 2 * first - 1)});
+    rows.back().insert(rows.back().end(), texts.begin(), texts.end());
   }
   return table(rows);
 }

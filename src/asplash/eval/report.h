@@ -20,7 +20,8 @@ struct EvaluationReport {
   std::string dataset;
   std::string split;
   std::string tokenizer_hash;
-  int64_t stride = 0;  ///< 0: windows do not overlap
+  bool packed = false;  ///< documents are kept apart; otherwise they are one stream
+  int64_t stride = 0;   ///< 0: windows do not overlap
   int64_t target_tokens = 0;
   double unigram_perplexity = 0;
   std::string device;
