@@ -117,19 +117,38 @@ TEST(MetricsFile, StopsAtAFailedWriteWhereAskedTo) {
   EXPECT_THROW(metrics.write(record_of(1)), Error);
 }
 
+TEST(MetricsFile, KeysAreDocumented) {
+  const TemporaryFolder folder;
+  MetricsFile metrics(folder / "m.jsonl", 0, OnFailedWrite::stop);
+  StepRecord step = record_of(1);
+  step.mfu = step.zero_tile_share = step.mean_support = 0.5;
+  metrics.write(step);
+  metrics.write(EvaluationRecord{});
+  const std::string documentation = read_file(ASPLASH_SOURCE_DIR "/docs/metrics.md");
+  for (const auto& line : lines_of(folder / "m.jsonl")) {
+    for (const auto& [key, value] : line.items())
+      EXPECT_NE(documentation.find("`" + key + "`"), std::string::npos) << key;
+  }
+}
+
 TEST(Console, LinesAlign) {
   StepRecord a = record_of(7), b = record_of(123);
   a.tokens_per_second = 900;
-  b.tokens_per_second = 123456;
+  b.tokens_per_second = 1234567;
   b.grad_norm = 12.5;
-  EXPECT_EQ(step_line(a, 400).size(), step_line(b, 400).size());
-  EXPECT_NE(step_line(a, 400).find("step   7/400"), std::string::npos) << step_line(a, 400);
-  EXPECT_NE(step_line(a, 400).find("MFU n/a"), std::string::npos);
-  b.mfu = 0.456;
   b.zero_tile_share = 0.5;
-  b.mean_support = 17.25;
-  EXPECT_NE(step_line(b, 400).find("MFU 45.6%"), std::string::npos);
-  EXPECT_NE(step_line(b, 400).find("zero tiles 50.0%"), std::string::npos);
+  b.mean_support = 1234.25;
+  for (const bool statistics : {true, false})
+    EXPECT_EQ(step_line(a, 400, statistics).size(), step_line(b, 400, statistics).size());
+  EXPECT_NE(step_line(a, 400, true).find("step   7/400"), std::string::npos) << step_line(a, 400, true);
+  EXPECT_NE(step_line(a, 400, true).find("MFU n/a"), std::string::npos);
+  EXPECT_NE(step_line(a, 400, true).find("zero tiles      - | support       -"), std::string::npos)
+      << step_line(a, 400, true);
+  EXPECT_NE(step_line(b, 400, true).find("zero tiles  50.0% | support  1234.2"), std::string::npos)
+      << step_line(b, 400, true);
+  EXPECT_EQ(step_line(b, 400, false).find("zero tiles"), std::string::npos);
+  b.mfu = 0.456;
+  EXPECT_NE(step_line(b, 400, true).find("MFU 45.6%"), std::string::npos);
 }
 
 }  // namespace

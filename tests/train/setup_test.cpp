@@ -76,12 +76,18 @@ TEST(SetupTest, ADryRunShowsTheTablesAndWritesNothing) {
   TrainOptions options = options_of(small, {});
   options.dry_run = true;
   const std::string tables = start_tables(prepare(options, load_config(options)));
-  for (const char* text : {"embeddings", "activations", "optimizer", "logits", "flops a token",
+  for (const char* text : {"embeddings", "activations", "optimizer", "logits", "work a token", "FLOP",
                            "tokens a step", "steps an epoch", "total tokens", "1.50-entmax, NAPE"}) {
     EXPECT_NE(tables.find(text), std::string::npos) << text << "\n" << tables;
   }
+  options.overrides = {"optim.warmup_steps=100", "data.validation=", "train.evaluate_every=5"};
   testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
   EXPECT_EQ(run(options), 0);
+  const std::string warnings = testing::internal::GetCapturedStderr();
+  EXPECT_NE(warnings.find("optim.warmup_steps (100) is above train.steps (20)"), std::string::npos)
+      << warnings;
+  EXPECT_NE(warnings.find("data.validation is empty"), std::string::npos) << warnings;
   EXPECT_NE(testing::internal::GetCapturedStdout().find("embeddings"), std::string::npos);
   EXPECT_FALSE(std::filesystem::exists(small.run_folder()));
 }

@@ -114,7 +114,7 @@ std::string human_count(double value) {
     std::snprintf(text.data(), text.size(), "%.3g", value);
     return text.data();
   }
-  constexpr std::array<const char*, 6> kUnits = {"", "k", "M", "G", "T", "P"};
+  constexpr std::array<const char*, 8> kUnits = {"", "k", "M", "G", "T", "P", "E", "Z"};
   const size_t unit = scale_down(&value, 1000, 999.5, kUnits.size());
   return with_unit(three_digits(value), kUnits[unit]);
 }

@@ -24,17 +24,20 @@ std::string scientific(double value) {
 
 }  // namespace
 
-std::string step_line(const StepRecord& r, int64_t steps) {
+std::string step_line(const StepRecord& r, int64_t steps, bool statistics) {
   const std::string total = std::to_string(steps);
   std::string line = str("step ", padded(std::to_string(r.step), total.size()), "/", total);
   line += str(" | loss ", number(r.loss, 4, 7), " | norm ", number(r.grad_norm, 3, 7), " | lr ",
               scientific(r.lr));
-  line += str(" | ", padded(grouped(std::llround(r.tokens_per_second)), 7), " tok/s");
+  line += str(" | ", padded(grouped(std::llround(r.tokens_per_second)), 9), " tok/s");
   line += str(" | MFU ", r.mfu ? number(100 * *r.mfu, 1, 4) + "%" : "n/a");
   line += str(" | wait ", number(r.data_wait_ms, 1, 4), " ms");
   line += str(" | mem ", padded(human_bytes(static_cast<double>(r.memory_bytes)), 9));
-  if (r.zero_tile_share) line += str(" | zero tiles ", number(100 * *r.zero_tile_share, 1, 4), "%");
-  if (r.mean_support) line += str(" | support ", number(*r.mean_support, 1, 5));
+  if (statistics) {
+    const std::string share = r.zero_tile_share ? fixed(100 * *r.zero_tile_share, 1) + "%" : "-";
+    const std::string support = r.mean_support ? fixed(*r.mean_support, 1) : "-";
+    line += str(" | zero tiles ", padded(share, 6), " | support ", padded(support, 7));
+  }
   return r.skipped ? line + " | skipped" : line;
 }
 

@@ -23,14 +23,22 @@
 namespace asplash::train {
 namespace {
 
-/// Start-up table and warnings.
-void log_start(const Setup& setup, const Start& start) {
-  log::info(start_tables(setup));
-  const RunConfig& config = setup.config;
+/// What may be meant, but hardly is.
+void warn_of(const RunConfig& config) {
   if (config.optim.warmup_steps > config.train.steps) {
     log::warning(str("optim.warmup_steps (", config.optim.warmup_steps, ") is above train.steps (",
                      config.train.steps, "): the learning rate never reaches optim.lr"));
   }
+  if (config.train.evaluate_every > 0 && config.data.validation.empty()) {
+    log::warning(str("train.evaluate_every (", config.train.evaluate_every,
+                     ") has nothing to evaluate on: data.validation is empty"));
+  }
+}
+
+/// Start-up table and warnings.
+void log_start(const Setup& setup, const Start& start) {
+  log::info(start_tables(setup));
+  warn_of(setup.config);
   for (const std::string& reason : start.passed_over) log::warning("checkpoint passed over: " + reason);
 }
 
@@ -73,8 +81,8 @@ int train_from(const TrainOptions& options, const Setup& setup, const Start& sta
   optim::AdamW optimizer(model->parameters(), setup.config.optim);
   const checkpoint::TrainerState state = begin(options, setup, start, *model, optimizer);
   if (state.step >= setup.config.train.steps) {
-    log::info(str("nothing to do: the run has its ", setup.config.train.steps,
-                  " steps (raise train.steps to go on)"));
+    log::info(str("nothing to do: the run has done ", state.step, " steps, train.steps is ",
+                  setup.config.train.steps, " (raise it to go on)"));
     return 0;
   }
   const std::string config_text = resolved_config_text(setup);
@@ -120,7 +128,8 @@ int run(const TrainOptions& options) {
   }
   const Setup setup = prepare(options, config);
   if (options.dry_run) {
-    std::cout << start_tables(setup);
+    std::cout << start_tables(setup) << std::flush;
+    warn_of(config);
     return 0;
   }
   return train(options, setup);

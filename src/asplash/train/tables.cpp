@@ -101,8 +101,8 @@ Rows amount_rows(const Setup& setup) {
     rows.push_back({"steps an epoch", str(fixed(epoch_steps, 1), " (", grouped(samples), " sequences)")});
     rows.push_back({"epochs", fixed(static_cast<double>(c.train.steps) / epoch_steps, 2)});
   }
-  rows.push_back({"flops a token", human_count(flops)});
-  rows.push_back({"flops in all", human_count(flops * static_cast<double>(total))});
+  rows.push_back({"work a token", human_count(flops) + "FLOP"});
+  rows.push_back({"work in all", human_count(flops * static_cast<double>(total)) + "FLOP"});
   return rows;
 }
 

@@ -42,7 +42,8 @@ Trainer::Trainer(const Setup& setup, const std::string& config_text, model::Lang
       spikes_(setup.config.train.spike_threshold, state.loss_level),
       metrics_(setup.config.train.output + "/metrics.jsonl", state.step, setup.config.train.on_failed_write),
       saver_(setup, metrics_),
-      progress_(make_progress(state.step, setup.config.train.steps)) {}
+      progress_(make_progress(state.step, setup.config.train.steps)),
+      clock_(setup.device) {}
 
 Trainer::~Trainer() = default;
 
@@ -51,7 +52,7 @@ bool Trainer::done() const { return state_.step >= setup_.config.train.steps || 
 void Trainer::run() {
   const TrainConfig& train = setup_.config.train;
   if (state_.step == 0 && train.checkpoint_at_start) save();
-  reported_ = Clock::now();
+  clock_.restart();
   while (!done()) {
     step(read());
     // The last evaluation comes before the last save, so that a run ended between the two repeats it.
@@ -90,11 +91,17 @@ void Trainer::step(const std::vector<data::Batch>& micro_batches) {
   pending.record.position = micro_batches.front().position;
   pending.record.lr = optim::learning_rate(config.optim, state_.step, config.train.steps);
   for (const data::Batch& batch : micro_batches) pending.record.data_wait_ms += batch.wait_ms;
-  const bool entmax = config.model.attention.function == model::AttentionFunction::entmax;
-  const bool statistics = entmax && (is_due(config.train.statistics_every) || state_.step == 1);
+  const bool statistics = has_statistics() && (is_due(config.train.statistics_every) || state_.step == 1);
   pending.numbers =
       training_step(model_, optimizer_, micro_batches, setup_.device, pending.record.lr, statistics);
+  clock_.step_handed_over();
   pending_.push_back(std::move(pending));
+}
+
+bool Trainer::has_statistics() const {
+  const RunConfig& config = setup_.config;
+  return config.model.attention.function == model::AttentionFunction::entmax &&
+         config.train.statistics_every > 0;
 }
 
 void Trainer::report() {
@@ -102,10 +109,7 @@ void Trainer::report() {
   std::vector<at::Tensor> on_device;
   for (const PendingStep& pending : pending_) on_device.push_back(pending.numbers);
   const std::vector<StepNumbers> numbers = read_numbers(on_device);
-  const Clock::time_point now = Clock::now();
-  const double milliseconds = std::chrono::duration<double, std::milli>(now - reported_).count() /
-                              static_cast<double>(pending_.size());
-  reported_ = now;
+  const std::vector<double> milliseconds = clock_.take();
   for (size_t i = 0; i < numbers.size(); ++i) {
     StepRecord& record = pending_[i].record;
     record.loss = numbers[i].loss;
@@ -115,10 +119,10 @@ void Trainer::report() {
       record.zero_tile_share = numbers[i].zero_tiles / std::max(numbers[i].tiles, 1.0);
       record.mean_support = numbers[i].support / numbers[i].rows;
     }
-    complete(record, milliseconds);
+    complete(record, milliseconds.at(i));
     record.spike = spikes_.observe(record.loss);
     metrics_.write(record);
-    if (i + 1 == numbers.size()) log::info(step_line(record, setup_.config.train.steps));
+    if (i + 1 == numbers.size()) log::info(step_line(record, setup_.config.train.steps, has_statistics()));
     judge(record);
   }
   state_.skipped_steps = guard_.skipped_steps();
@@ -178,7 +182,7 @@ bool Trainer::evaluate() {
   }
   metrics_.write(record);
   log::info(evaluation_line(record));
-  reported_ = Clock::now();
+  clock_.restart();
   return record.best;
 }
 
@@ -196,7 +200,7 @@ void Trainer::save() {
   contents.tokenizer_file = data.tokenizer_file;
   saver_.save(std::move(contents));
   saved_step_ = state_.step;
-  reported_ = Clock::now();
+  clock_.restart();
 }
 
 }  // namespace asplash::train

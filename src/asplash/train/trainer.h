@@ -14,6 +14,7 @@
 #include "asplash/train/metrics.h"
 #include "asplash/train/saver.h"
 #include "asplash/train/setup.h"
+#include "asplash/train/step_clock.h"
 
 namespace asplash {
 class Progress;
@@ -56,6 +57,8 @@ class Trainer {
   bool evaluate();
   void save();
   void complete(StepRecord& record, double milliseconds) const;
+  /// Some steps of this run count zero tiles and support.
+  bool has_statistics() const;
 
   const Setup& setup_;
   std::string config_text_;
@@ -69,7 +72,7 @@ class Trainer {
   Saver saver_;                         ///< after what it uses: it waits for its thread when it goes
   std::unique_ptr<Progress> progress_;  ///< on a terminal
   std::vector<PendingStep> pending_;
-  Clock::time_point reported_;  ///< the time from here on belongs to the pending steps
+  StepClock clock_;
   int64_t saved_step_ = -1;
 };
 
