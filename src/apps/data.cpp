@@ -32,7 +32,7 @@ void declare_corpus(CLI::App& app, text::CorpusOptions& corpus) {
   app.add_option(
          "--input", corpus.inputs,
          "files, folders or 'patterns': .txt (a file is a document), .jsonl (a line is a document), each "
-         "also compressed as .xz, .gz, .zst, .bz2")
+         "also compressed as .xz, .gz, .zst, .bz2; a document is at most 1 GiB, held in memory")
       ->required()
       ->type_name("PATH");
   app.add_option("--text-field", corpus.text_field, "field of a JSON line that holds the text")
@@ -73,7 +73,7 @@ CLI::App* declare_tokenizer(CLI::App& app, Arguments& arguments) {
   command->add_option("--sample-bytes", o.sample_bytes, "text to train on, drawn from all lines")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--seed", o.seed, "of the drawing")->capture_default_str();
+  command->add_option("--seed", o.seed, "of the drawing")->check(not_negative())->capture_default_str();
   command->add_flag("--split-digits", o.split_digits, "make each digit a piece of its own");
   command->footer(
       "Example:\n  asplash-data tokenizer --input books/*.jsonl.xz --vocab-size 16384 --model bpe "
@@ -95,6 +95,7 @@ CLI::App* declare_pack(CLI::App& app, Arguments& arguments) {
       ->capture_default_str()
       ->type_name("SPLIT");
   command->add_option("--split-seed", o.split_seed, "chooses other documents for the splits")
+      ->check(not_negative())
       ->capture_default_str();
   command->add_option("--shard-tokens", o.shard_tokens, "a new shard begins after so many tokens")
       ->check(CLI::PositiveNumber)
@@ -120,7 +121,9 @@ CLI::App* declare_inspect(CLI::App& app, Arguments& arguments) {
   command->add_option("--sample-tokens", o.sample_tokens, "length of a sample")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--seed", o.seed, "of the samples' places")->capture_default_str();
+  command->add_option("--seed", o.seed, "of the samples' places")
+      ->check(not_negative())
+      ->capture_default_str();
   command->add_flag("--verify", o.verify, "check every block of every shard");
   command->add_flag("--json", arguments.json, "print JSON");
   command->footer("Example:\n  asplash-data inspect data/books --samples 3 --verify");

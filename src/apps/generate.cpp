@@ -13,6 +13,8 @@ namespace {
 struct Arguments {
   asplash::eval::ContinueTextOptions text;
   std::string prompt_file;
+  bool no_stop_at_eos = false;
+  bool continuation_only = false;
 };
 
 void declare(CLI::App& app, Arguments& arguments) {
@@ -35,10 +37,10 @@ void declare(CLI::App& app, Arguments& arguments) {
   app.add_option("--top-p", o.sampling.top_p, "draw from the likeliest tokens that hold this probability")
       ->capture_default_str();
   app.add_option("--seed", o.seed, "same seed, same text (default: a new one, told at the end)")
+      ->check(asplash::not_negative())
       ->type_name("UINT");
-  app.add_flag("--stop-at-eos,!--no-stop-at-eos", o.stop_at_eos,
-               "end where the model ends the document (default)");
-  app.add_flag("!--continuation-only", o.print_prompt, "do not print the prompt");
+  app.add_flag("--no-stop-at-eos", arguments.no_stop_at_eos, "go on where the model ends the document");
+  app.add_flag("--continuation-only", arguments.continuation_only, "do not print the prompt");
   app.add_option("--device", o.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--precision", o.precision, "automatic (bf16 on a GPU, fp32 on the CPU), fp32 or bf16")
       ->check(CLI::IsMember({"automatic", "fp32", "bf16"}))
@@ -62,6 +64,8 @@ int main(int argc, char** argv) {
   Arguments arguments;
   declare(app, arguments);
   return asplash::run_program(app, argc, argv, [&] {
+    arguments.text.stop_at_eos = !arguments.no_stop_at_eos;
+    arguments.text.print_prompt = !arguments.continuation_only;
     if (!arguments.prompt_file.empty()) arguments.text.prompt = read_prompt(arguments.prompt_file);
     asplash::eval::continue_text(arguments.text, std::cout);
     return 0;

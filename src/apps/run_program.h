@@ -29,6 +29,14 @@ inline void print_error(const config::ConfigError& problems) {
     std::cerr << prefix << shown(line, 1000) << std::endl;
 }
 
+/// For options of unsigned numbers: CLI11 takes -1 for 2^64 - 1.
+inline CLI::Validator not_negative() {
+  return {[](std::string& text) {
+            return text.find('-') == std::string::npos ? std::string() : text + " is below 0";
+          },
+          ""};
+}
+
 /// "asplash-data pack --help": where the command line that was not understood is explained.
 inline std::string help_of(const CLI::App& app) {
   std::string command = app.get_name();

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -224,6 +225,57 @@ TEST_F(Programs, EvaluationOfPackedDocumentsAgreesWithTheTrainersOwn) {
   EXPECT_GT(std::abs(stream["results"][0]["loss"].get<double>() - trained["loss"].get<double>()), 1e-4);
 }
 
+/// The commands in a configuration's header, up to the first training: words, comments cut off.
+std::vector<Arguments> recipe_of(const std::string& config) {
+  std::istringstream lines(read_file(config));
+  std::vector<Arguments> commands;
+  bool continues = false;
+  for (std::string line; std::getline(lines, line) && line[0] == '#';) {
+    std::istringstream words(line.substr(1, line.find('#', 1) - 1));
+    const Arguments found{std::istream_iterator<std::string>(words), {}};
+    if (!continues && (found.empty() || found[0].rfind("asplash-", 0) != 0)) continue;
+    if (!continues) commands.emplace_back();
+    for (const std::string& word : found)
+      if (word != "\\") commands.back().push_back(word);
+    continues = found.back() == "\\";
+    if (!continues && commands.back()[0] == "asplash-train") break;
+  }
+  return commands;
+}
+
+TEST_F(Programs, RecipesInConfigurationsAreComplete) {
+  for (const std::string name : {"lm_base", "books_34m"}) {
+    const auto commands = recipe_of(std::string(ASPLASH_SOURCE_DIR) + "/configs/" + name + ".yaml");
+    ASSERT_GE(commands.size(), 3U) << name;
+    EXPECT_EQ(commands.back()[0], "asplash-train") << name;
+    for (Arguments command : commands) {
+      const std::string program = command[0];
+      command.erase(command.begin());
+      for (std::string& word : command) {
+        if (word == "CORPUS" || word.find(".jsonl") != std::string::npos) word = kCorpus;
+        if (word == "32000" || word == "16384") word = std::to_string(kVocabulary);
+        if (word.rfind("configs/", 0) == 0) word = std::string(ASPLASH_SOURCE_DIR) + "/" + word;
+      }
+      if (program == "asplash-train") {
+        command.insert(command.end(), {"--set", "train.output=recipe_" + name,
+                                       "--set", "train.steps=1",
+                                       "--set", "train.tokens_per_step=256",
+                                       "--set", "train.micro_batch=0",
+                                       "--set", "train.device=cpu",
+                                       "--set", "train.evaluate_tokens=256",
+                                       "--set", "data.context=128",
+                                       "--set", "model.width=32",
+                                       "--set", "model.layers=1",
+                                       "--set", "model.heads=2",
+                                       "--set", "model.mlp_width=64",
+                                       "--set", "optim.warmup_steps=1"});
+      }
+      succeeds(program, command);
+    }
+    EXPECT_EQ(json_lines("recipe_" + name + "/metrics.jsonl").back()["event"], "evaluation") << name;
+  }
+}
+
 TEST_F(Programs, SoftmaxIsOneKeyAway) {
   succeeds("asplash-train", {"--config", "config.yaml", "--set", "train.output=softmax", "--set",
                              "train.steps=2", "--set", "train.evaluate_tokens=256", "--set",
@@ -334,6 +386,19 @@ TEST_F(Programs, BadCommandLinesAreUsageErrors) {
     EXPECT_NE(outcome.err.find("--context"), std::string::npos) << outcome.err;
   }
   EXPECT_EQ(call("asplash-generate", {"--checkpoint", "run"}).status, 2);
+  for (const auto& [program, arguments] : std::vector<std::pair<const char*, Arguments>>{
+           {"asplash-generate", {"--checkpoint", "run", "--prompt", "x", "--seed", "-1"}},
+           {"asplash-data", {"tokenizer", "--input", kCorpus, "--output", "no.model", "--seed", "-1"}},
+           {"asplash-data",
+            {"pack", "--tokenizer", "tokenizer.model", "--input", kCorpus, "--output", "no", "--split-seed",
+             "-1"}},
+           {"asplash-data", {"inspect", "packed", "--seed", "-1"}}}) {
+    const Outcome outcome = call(program, arguments);
+    EXPECT_EQ(outcome.status, 2) << outcome.out << outcome.err;
+    EXPECT_NE(outcome.err.find("-1 is below 0"), std::string::npos) << outcome.err;
+  }
+  const std::string help = call("asplash-generate", {"--help"}).out;
+  EXPECT_EQ(help.find("{false}"), std::string::npos) << help;
   for (const char* program : {"asplash-data", "asplash-train", "asplash-eval", "asplash-generate"}) {
     EXPECT_EQ(call(program, {"--help"}).status, 0) << program;
     EXPECT_NE(call(program, {"--version"}).out.find("0.1.0"), std::string::npos) << program;

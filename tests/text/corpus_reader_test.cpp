@@ -79,6 +79,18 @@ TEST_F(CorpusReaderTest, TakesLongLines) {
             (std::vector<std::string>{"a", text, "b"}));
 }
 
+TEST_F(CorpusReaderTest, RefusesDocumentsThatMemoryShouldNotHold) {
+  options_.most_document_bytes = 3 << 20;
+  const std::string most(3 << 20, 'x');
+  EXPECT_EQ(read({write("most.txt", most)}), (std::vector<std::string>{most}));
+  expect_error({write("long.txt", most + "x")}, "long.txt: is longer than 3.0 MiB");
+  EXPECT_EQ(read({write("most.jsonl", json_lines({"a", most.substr(100), "b"}))}).size(), 3U);
+  for (const size_t bytes : {most.size(), 3 * most.size()}) {
+    expect_error({write("long.jsonl", json_lines({"a", std::string(bytes, 'x'), "b"}))},
+                 "long.jsonl:2: the line is longer than 3.0 MiB");
+  }
+}
+
 TEST_F(CorpusReaderTest, ReadsFoldersAndPatternsInOrder) {
   write("in/b/2.txt", "b2");
   write("in/a.jsonl", json_lines({"a0", "a1"}));

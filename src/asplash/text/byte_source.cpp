@@ -144,7 +144,9 @@ std::string compression_of(const std::string& path) {
   return compression == nullptr ? "" : compression->ending;
 }
 
-LineReader::LineReader(ByteSource& source) : source_(source) { buffer_.resize(kChunkBytes); }
+LineReader::LineReader(ByteSource& source, size_t most_bytes) : source_(source), most_bytes_(most_bytes) {
+  buffer_.resize(kChunkBytes);
+}
 
 bool LineReader::next(std::string& line) {
   line.clear();
@@ -161,7 +163,8 @@ bool LineReader::next(std::string& line) {
     const size_t count = found ? static_cast<size_t>(static_cast<const char*>(found) - from) : end_ - begin_;
     line.append(from, count);
     begin_ += count;
-    if (found == nullptr) continue;
+    if (found == nullptr && line.size() <= most_bytes_) continue;
+    if (found == nullptr) return true;
     ++begin_;
     break;
   }
@@ -169,7 +172,7 @@ bool LineReader::next(std::string& line) {
   return any;
 }
 
-std::string read_all(ByteSource& source) {
+std::string read_all(ByteSource& source, size_t most_bytes) {
   std::string content;
   size_t filled = 0;
   do {
@@ -177,7 +180,7 @@ std::string read_all(ByteSource& source) {
     const size_t count = source.read(&content[filled], content.size() - filled);
     if (count == 0) break;
     filled += count;
-  } while (true);
+  } while (filled <= most_bytes);
   content.resize(filled);
   return content;
 }

@@ -23,21 +23,23 @@ std::unique_ptr<ByteSource> open_bytes(const std::string& path);
 /// The ending if it is one of a compression, else "".
 std::string compression_of(const std::string& path);
 
-/// Lines of a source, of any length.
+/// Lines of a source.
 class LineReader {
  public:
-  explicit LineReader(ByteSource& source);
+  /// Of a line of more than most_bytes comes a part that is longer than that: the caller has to refuse it.
+  LineReader(ByteSource& source, size_t most_bytes);
   /// The next line without its line break ("\n" or "\r\n"); false at the end.
   bool next(std::string& line);
 
  private:
   ByteSource& source_;
+  size_t most_bytes_;
   std::string buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;
 };
 
-/// All bytes that are left.
-std::string read_all(ByteSource& source);
+/// All bytes that are left; of more than most_bytes a part that is longer than that.
+std::string read_all(ByteSource& source, size_t most_bytes);
 
 }  // namespace asplash::text

@@ -69,7 +69,8 @@ struct CorpusReader::Impl {
 
   void open() {
     source = open_bytes(files[current].path);
-    if (files[current].format == CorpusFormat::json_lines) lines = std::make_unique<LineReader>(*source);
+    if (files[current].format == CorpusFormat::json_lines)
+      lines = std::make_unique<LineReader>(*source, options.most_document_bytes);
     line_number = 0;
   }
 
@@ -82,7 +83,12 @@ struct CorpusReader::Impl {
 
   void read_text(Document& document) {
     document.origin = files[current].path;
-    document.text = read_all(*source);
+    document.text = read_all(*source, options.most_document_bytes);
+    if (document.text.size() > options.most_document_bytes)
+      fail(document.origin, ": is longer than ",
+           human_bytes(static_cast<double>(options.most_document_bytes)),
+           ", but a .txt file is one document, which is held in memory; split it, or make it JSON Lines with "
+           "a document a line");
     make_valid(document.text, document.origin);
     close();
   }
@@ -91,6 +97,10 @@ struct CorpusReader::Impl {
     std::string line;
     while (lines->next(line)) {
       ++line_number;
+      if (line.size() > options.most_document_bytes)
+        fail(files[current].path, ":", line_number, ": the line is longer than ",
+             human_bytes(static_cast<double>(options.most_document_bytes)),
+             ", the most that a document may be; split it");
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
       document.origin = str(files[current].path, ":", line_number);
       make_valid(line, document.origin);

@@ -15,6 +15,8 @@ struct CorpusOptions {
   std::vector<std::string> inputs;  ///< see find_corpus_files()
   std::string text_field = "text";  ///< of each JSON object
   InvalidUtf8 invalid_utf8 = InvalidUtf8::replace;
+  /// Of a .txt file, decompressed, or of a JSON line: a document is held in memory as a whole.
+  size_t most_document_bytes = size_t{1} << 30;
 };
 
 struct Document {
@@ -23,7 +25,8 @@ struct Document {
 };
 
 /// Documents of a corpus one by one: each .txt file is one, each line of a .jsonl file (a JSON object with a
-/// string field `text_field`; empty lines are passed over) is one. Memory: the document at hand.
+/// string field `text_field`; empty lines are passed over) is one. Memory: the document at hand, which is
+/// refused where it is longer than most_document_bytes.
 class CorpusReader {
  public:
   explicit CorpusReader(const CorpusOptions& options);

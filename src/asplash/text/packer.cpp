@@ -174,7 +174,7 @@ PackReport pack(const PackOptions& options) {
         str(options.tokenizer, " normalizes text or has no byte fallback: what it decodes may differ"));
 
   Output output(options, names, info);
-  Progress progress({"pack", "B", static_cast<double>(reader.bytes_total())});
+  Progress progress({"pack files", "B", static_cast<double>(reader.bytes_total())});
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const EncodingOptions encoding{options.threads > 0 ? options.threads : cores,
                                  static_cast<int32_t>(info.bos_id), static_cast<int32_t>(info.eos_id)};
