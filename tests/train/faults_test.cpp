@@ -64,8 +64,8 @@ class Faults : public ::testing::Test {
   /// 20 steps of one micro-batch; a checkpoint after every fifth. Returns the error, "" for none.
   std::string train(const FaultyModel::Before& before, const FaultyModel::After& after,
                     std::vector<std::string> overrides = {}, const checkpoint::TrainerState& state = {}) {
-    overrides.insert(overrides.end(),
-                     {"train.micro_batch=16", "data.validation=\"\"", "train.checkpoint_every=5"});
+    overrides.insert(overrides.end(), {"train.micro_batch=16", "data.validation=\"\"",
+                                       "train.checkpoint_every=5", "train.device=" + device_});
     const TrainOptions options = small_.options(overrides);
     const auto setup = prepare(options, load_config(options));
     std::filesystem::create_directories(small_.run_folder());
@@ -97,11 +97,23 @@ class Faults : public ::testing::Test {
 
   bool logged(const std::string& text) const { return small_.log().find(text) != std::string::npos; }
 
+  void expect_nan_in_a_weight_to_end_training();
+  void expect_infinite_gradient_to_be_skipped();
+
   SmallRun small_;
+  std::string device_ = "cpu";
   checkpoint::NamedTensors weights_;
 };
 
-TEST_F(Faults, ANanInAWeightEndsTrainingNamingWeightStepAndData) {
+class FaultsGpu : public Faults {
+ protected:
+  void SetUp() override {
+    if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device: GPU tests skipped";
+    device_ = "cuda";
+  }
+};
+
+void Faults::expect_nan_in_a_weight_to_end_training() {
   const std::string error = train(
       [](int64_t step, const auto& parameters) {
         if (step != 8) return;
@@ -116,6 +128,11 @@ TEST_F(Faults, ANanInAWeightEndsTrainingNamingWeightStepAndData) {
   EXPECT_NE(error.find("the first at 5"), std::string::npos) << error;
   expect_only_finite_checkpoints();
   EXPECT_EQ(checkpoint::Reader(small_.run_folder()).state().step, 5);
+}
+
+TEST_F(Faults, ANanInAWeightEndsTrainingNamingWeightStepAndData) { expect_nan_in_a_weight_to_end_training(); }
+TEST_F(FaultsGpu, ANanInAWeightEndsTrainingNamingWeightStepAndData) {
+  expect_nan_in_a_weight_to_end_training();
 }
 
 TEST_F(Faults, ANanThatTheLossDoesNotShowIsNotSaved) {
@@ -137,7 +154,7 @@ TEST_F(Faults, ANanThatTheLossDoesNotShowIsNotSaved) {
   expect_only_finite_checkpoints();
 }
 
-TEST_F(Faults, AnInfiniteGradientIsSkippedAndReported) {
+void Faults::expect_infinite_gradient_to_be_skipped() {
   const std::string error = train({}, [](int64_t step, const at::Tensor& loss, const at::Tensor& weight) {
     return step == 8 ? with_infinite_gradient(loss, weight) : loss;
   });
@@ -146,13 +163,16 @@ TEST_F(Faults, AnInfiniteGradientIsSkippedAndReported) {
   EXPECT_TRUE(logged("warning skipped step 8 (data from epoch 1, sample 32): loss ")) << small_.log();
   EXPECT_TRUE(logged("gradient norm inf; weights and moments stay as they are (1 in a row, 1 in all)"));
   const auto lines = metrics_of(small_.run_folder());
-  ASSERT_EQ(lines.size(), 20u);
+  ASSERT_EQ(lines.size(), 20u) << small_.log();
   for (const auto& line : lines) EXPECT_EQ(line["skipped"], line["step"] == 8) << line;
   EXPECT_TRUE(lines[7]["loss"].is_number());
   EXPECT_TRUE(lines[7]["grad_norm"].is_null());
   expect_only_finite_checkpoints();
   EXPECT_EQ(checkpoint::Reader(small_.run_folder()).state().skipped_steps, 1);
 }
+
+TEST_F(Faults, AnInfiniteGradientIsSkippedAndReported) { expect_infinite_gradient_to_be_skipped(); }
+TEST_F(FaultsGpu, AnInfiniteGradientIsSkippedAndReported) { expect_infinite_gradient_to_be_skipped(); }
 
 TEST_F(Faults, InfiniteGradientsInARowStopTrainingAlsoAcrossACheckpoint) {
   const auto from_9 = [](int64_t step, const at::Tensor& loss, const at::Tensor& weight) {
@@ -253,10 +273,8 @@ TEST_F(Faults, ATokenIdOutOfRangeIsNamedBeforeItReachesTheModel) {
   expect_to_name_shard_token_and_step(error_of_bad_token(small_, "cpu"));
 }
 
-TEST(FaultsGpu, ATokenIdOutOfRangeIsNamedBeforeItReachesTheDevice) {
-  if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device: GPU tests skipped";
-  const SmallRun small;
-  expect_to_name_shard_token_and_step(error_of_bad_token(small, "cuda"));
+TEST_F(FaultsGpu, ATokenIdOutOfRangeIsNamedBeforeItReachesTheDevice) {
+  expect_to_name_shard_token_and_step(error_of_bad_token(small_, "cuda"));
 }
 
 }  // namespace

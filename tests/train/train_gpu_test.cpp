@@ -48,5 +48,27 @@ TEST_F(TrainGpu, LearnsWithEntmaxAndResumes) {
   for (size_t i = 0; i < straight.size(); ++i) EXPECT_NEAR(resumed[i], straight[i], 1e-2) << i;
 }
 
+TEST_F(TrainGpu, ResumesBitForBitInDeterministicMode) {
+  const std::vector<std::vector<std::string>> variants = {
+      {"data.documents=packed"},
+      {"model.attention.function=softmax"},
+      {"train.precision=fp32", "train.micro_batch=16", "optim.schedule=linear"},
+  };
+  for (std::vector<std::string> overrides : variants) {
+    SCOPED_TRACE(overrides.front());
+    overrides.insert(overrides.end(),
+                     {"train.device=cuda", "train.deterministic=true", "train.evaluate_every=6"});
+    const SmallRun straight, halves;
+    straight.train(overrides);
+    overrides.insert(overrides.end(), {"train.checkpoint_every=5", "train.keep_checkpoints=20"});
+    halves.train(overrides);
+    for (const int64_t step : {12, 15, 18, 20}) std::filesystem::remove_all(halves.checkpoint(step));
+    halves.train(overrides);
+    EXPECT_NE(halves.log().find("resumed from " + halves.checkpoint(10)), std::string::npos);
+    expect_same_checkpoints(straight.checkpoint(20), halves.checkpoint(20));
+    EXPECT_EQ(reproducible_metrics(straight.run_folder()), reproducible_metrics(halves.run_folder()));
+  }
+}
+
 }  // namespace
 }  // namespace asplash::train
