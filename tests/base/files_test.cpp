@@ -12,14 +12,14 @@
 #include <utility>
 
 #include "asplash/base/interrupt.h"
-#include "base/temporary_folder.h"
+#include "base/folder_test.h"
 
 namespace asplash {
 namespace {
 
 using testing::error_of;
 
-class Files : public testing::TemporaryFolder {};
+class Files : public testing::FolderTest {};
 
 TEST_F(Files, WriteAndRead) {
   for (const size_t size : {size_t{0}, size_t{1}, size_t{65536}, size_t{3000001}}) {

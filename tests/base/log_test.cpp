@@ -10,18 +10,15 @@
 #include <vector>
 
 #include "asplash/base/files.h"
+#include "base/folder_test.h"
 #include "base/pseudo_terminal.h"
-#include "base/temporary_folder.h"
 
 namespace asplash {
 namespace {
 
-class Log : public testing::TemporaryFolder {
+class Log : public testing::FolderTest {
  protected:
-  void TearDown() override {
-    log::init({});
-    TemporaryFolder::TearDown();
-  }
+  void TearDown() override { log::init({}); }
 };
 
 TEST_F(Log, ConsoleLinesSayTheirLevel) {

@@ -10,7 +10,7 @@
 #include "asplash/base/files.h"
 #include "asplash/checkpoint/checkpoint.h"
 #include "asplash/model/language_model.h"
-#include "checkpoint/temporary_folder.h"
+#include "temporary_folder.h"
 
 namespace asplash::checkpoint {
 

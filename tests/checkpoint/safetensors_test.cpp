@@ -9,7 +9,7 @@
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
-#include "checkpoint/temporary_folder.h"
+#include "temporary_folder.h"
 
 namespace asplash::checkpoint {
 namespace {

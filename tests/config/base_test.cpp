@@ -1,9 +1,9 @@
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 
 #include "asplash/base/files.h"
+#include "base/folder_test.h"
 #include "config/sample.h"
 
 namespace asplash::config::testing {
@@ -11,16 +11,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class BaseFiles : public ::testing::Test {
+class BaseFiles : public asplash::testing::FolderTest {
  protected:
-  void SetUp() override {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / str("asplash-config-", info->name(), "-", ::getpid());
-    fs::create_directories(folder_ / "sub");
-  }
-  void TearDown() override { fs::remove_all(folder_); }
+  void SetUp() override { fs::create_directory(path("sub")); }
 
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
   void write(const std::string& name, const std::string& text) const {
     write_file_atomically(path(name), text);
   }
@@ -34,8 +28,6 @@ class BaseFiles : public ::testing::Test {
     }
     return "";
   }
-
-  fs::path folder_;
 };
 
 TEST_F(BaseFiles, ChildWinsKeyByKey) {

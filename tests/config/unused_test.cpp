@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "asplash/base/files.h"
-#include "base/temporary_folder.h"
+#include "base/folder_test.h"
 #include "config/sample.h"
 
 namespace asplash::config::testing {
@@ -49,7 +49,7 @@ struct Root {
   void describe(Fields& f) { f.section("model", model, "the model"); }
 };
 
-class UnusedKeys : public asplash::testing::TemporaryFolder {
+class UnusedKeys : public asplash::testing::FolderTest {
  protected:
   void write(const std::string& name, const std::string& text) const {
     write_file_atomically(path(name), text);

@@ -10,8 +10,8 @@
 #include "asplash/base/files.h"
 #include "asplash/data/dataset.h"
 #include "asplash/data/shard_format.h"
-#include "checkpoint/temporary_folder.h"
 #include "data/packed_data.h"
+#include "temporary_folder.h"
 
 namespace asplash::data {
 namespace {

@@ -12,8 +12,8 @@
 #include <utility>
 
 #include "asplash/base/error.h"
-#include "checkpoint/temporary_folder.h"
 #include "data/packed_data.h"
+#include "temporary_folder.h"
 
 namespace asplash::data {
 namespace {
@@ -78,7 +78,6 @@ TEST_F(LoaderTest, GivesTheSamplersWindows) {
     EXPECT_EQ(batch.position.epoch, 0);
     EXPECT_EQ(batch.position.sample, i / 2 * 4);
     EXPECT_EQ(batch.valid_targets, 64);
-    EXPECT_EQ(batch.max_seqlen, 32);
     EXPECT_TRUE(batch.cu_seqlens.empty());
     EXPECT_GE(batch.wait_ms, 0);
     for (int64_t row = 0; row < 2; ++row) {
@@ -172,10 +171,6 @@ TEST_F(LoaderTest, PacksDocumentsLikeABruteForce) {
     }
     EXPECT_EQ(batch.cu_seqlens, boundaries);
     EXPECT_EQ(batch.valid_targets, valid);
-    int64_t longest = 0;
-    for (size_t i = 1; i < boundaries.size(); ++i)
-      longest = std::max<int64_t>(longest, boundaries[i] - boundaries[i - 1]);
-    EXPECT_EQ(batch.max_seqlen, longest);
   }
 }
 

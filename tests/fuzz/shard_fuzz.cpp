@@ -111,7 +111,6 @@ void read_all(const data::TokenDataset& dataset) {
     require(batch.cu_seqlens.front() == 0 && batch.cu_seqlens.back() == kRows * kContext &&
                 std::is_sorted(batch.cu_seqlens.begin(), batch.cu_seqlens.end()),
             "boundaries that are not in order");
-    require(batch.max_seqlen >= 1 && batch.max_seqlen <= kContext, "max_seqlen");
     require(batch.valid_targets >= 0 && batch.valid_targets <= kRows * kContext, "valid_targets");
   }
 }

@@ -16,7 +16,7 @@ class Decoding : public testing::TestWithParam<NamedConfig> {};
 void expect_decoding_equals_logits(model::LanguageModel& decoder, const Tensor& tokens,
                                    const std::vector<int64_t>& parts, double tolerance) {
   const at::NoGradGuard no_grad;
-  const Tensor all = decoder.logits({tokens, {}, 0});
+  const Tensor all = decoder.logits({tokens, {}});
   const auto state = decoder.new_decode_state(tokens.size(0), tokens.size(1));
   int64_t done = 0;
   for (const int64_t count : parts) {

@@ -30,7 +30,7 @@ class EveryDecoder : public testing::TestWithParam<NamedConfig> {
 
 TEST_P(EveryDecoder, GradientEqualsFiniteDifferences) {
   auto decoder = disturbed_decoder(config(), at::kDouble);
-  const model::ModelInput input{random_tokens(2, 11, 29, 1), {0, 4, 11, 22}, 11};
+  const model::ModelInput input{random_tokens(2, 11, 29, 1), {0, 4, 11, 22}};
   const Tensor targets = random_tokens(2, 11, 29, 2);
   const auto loss = [&] { return decoder->loss_sum(input, targets); };
   const std::vector<Tensor> values = values_of(*decoder);
@@ -54,7 +54,7 @@ TEST_P(EveryDecoder, GradientEqualsFiniteDifferences) {
 
 TEST_P(EveryDecoder, LossEqualsPlainLogits) {
   auto decoder = disturbed_decoder(config(), at::kDouble);
-  const model::ModelInput input{random_tokens(3, 9, 29, 1), {}, 0};
+  const model::ModelInput input{random_tokens(3, 9, 29, 1), {}};
   Tensor targets = random_tokens(3, 9, 29, 2);
   targets[1][4] = data::kIgnoredTarget;
   const Tensor logits = decoder->logits(input);
@@ -78,14 +78,14 @@ TEST_P(EveryDecoder, PackedDocumentsEqualDocumentsOneByOne) {
   const Tensor tokens = random_tokens(2, 12, 29, 3);
   const Tensor targets = random_tokens(2, 12, 29, 4);
   const std::vector<int32_t> boundaries = {0, 5, 6, 12, 24};
-  const Tensor packed = decoder->loss_sum({tokens, boundaries, 12}, targets);
-  const Tensor packed_logits = decoder->logits({tokens, boundaries, 12}).view({24, 29});
+  const Tensor packed = decoder->loss_sum({tokens, boundaries}, targets);
+  const Tensor packed_logits = decoder->logits({tokens, boundaries}).view({24, 29});
   Tensor sum = at::zeros({}, at::kDouble);
   for (size_t d = 0; d + 1 < boundaries.size(); ++d) {
     const int64_t begin = boundaries[d], length = boundaries[d + 1] - begin;
     const auto part = [&](const Tensor& x) { return x.flatten().narrow(0, begin, length).unsqueeze(0); };
-    sum = sum + decoder->loss_sum({part(tokens), {}, 0}, part(targets));
-    const Tensor logits = decoder->logits({part(tokens), {}, 0})[0];
+    sum = sum + decoder->loss_sum({part(tokens), {}}, part(targets));
+    const Tensor logits = decoder->logits({part(tokens), {}})[0];
     EXPECT_LT(relative_difference(packed_logits.narrow(0, begin, length), logits), 1e-11) << d;
   }
   EXPECT_LT(relative_difference(packed, sum), 1e-12);
@@ -103,18 +103,18 @@ TEST_P(EveryDecoder, FutureTokensDoNotMatter) {
   const Tensor tokens = random_tokens(1, 14, 29, 5);
   Tensor changed = tokens.clone();
   changed.narrow(1, 9, 5).copy_(random_tokens(1, 5, 29, 6));
-  const Tensor before = decoder->logits({tokens, {}, 0}).narrow(1, 0, 9);
-  EXPECT_LT(relative_difference(decoder->logits({changed, {}, 0}).narrow(1, 0, 9), before), 1e-12);
+  const Tensor before = decoder->logits({tokens, {}}).narrow(1, 0, 9);
+  EXPECT_LT(relative_difference(decoder->logits({changed, {}}).narrow(1, 0, 9), before), 1e-12);
 }
 
 TEST_P(EveryDecoder, AccumulatedMicroBatchesEqualOneBatch) {
   auto decoder = disturbed_decoder(config(), at::kDouble);
   const Tensor tokens = random_tokens(4, 8, 29, 7), targets = random_tokens(4, 8, 29, 8);
   const std::vector<Tensor> values = values_of(*decoder);
-  const auto whole = torch::autograd::grad({decoder->loss_sum({tokens, {}, 0}, targets)}, values);
+  const auto whole = torch::autograd::grad({decoder->loss_sum({tokens, {}}, targets)}, values);
   for (int64_t row = 0; row < 4; ++row) {
-    torch::autograd::backward(
-        {decoder->loss_sum({tokens.narrow(0, row, 1), {}, 0}, targets.narrow(0, row, 1))}, {});
+    torch::autograd::backward({decoder->loss_sum({tokens.narrow(0, row, 1), {}}, targets.narrow(0, row, 1))},
+                              {});
   }
   for (size_t i = 0; i < values.size(); ++i) {
     EXPECT_LT(relative_difference(values[i].grad(), whole[i]), 1e-10) << decoder->parameters()[i].name;
@@ -122,7 +122,7 @@ TEST_P(EveryDecoder, AccumulatedMicroBatchesEqualOneBatch) {
 }
 
 TEST_P(EveryDecoder, NarrowTypesStayCloseToFp64) {
-  const model::ModelInput input{random_tokens(2, 16, 29, 9), {}, 0};
+  const model::ModelInput input{random_tokens(2, 16, 29, 9), {}};
   const Tensor targets = random_tokens(2, 16, 29, 10);
   // Weights of a usual size: with the sharp scores of the other tests, rounding to bf16 moves keys in and out
   // of entmax's support.
@@ -157,14 +157,14 @@ TEST(Decoder, CountsEntmaxZeros) {
                                    at::kFloat);
   const Tensor tokens = random_tokens(2, 70, 29, 11);
   model::AttentionStatistics statistics;
-  decoder->loss_sum({tokens, {}, 0}, tokens, &statistics);
+  decoder->loss_sum({tokens, {}}, tokens, &statistics);
   ASSERT_EQ(statistics.per_layer.sizes(), at::IntArrayRef({2, 4}));
   EXPECT_EQ(statistics.per_layer.scalar_type(), at::kDouble);
   EXPECT_EQ(statistics.per_layer[1][3].item<double>(), 2 * 4 * 70);
   EXPECT_EQ(statistics.per_layer[1][1].item<double>(), 2 * 4 * 3);
   auto dense = disturbed_decoder(tiny_config(model::AttentionFunction::softmax, model::PositionKind::alibi),
                                  at::kFloat);
-  dense->loss_sum({tokens, {}, 0}, tokens, &statistics);
+  dense->loss_sum({tokens, {}}, tokens, &statistics);
   EXPECT_FALSE(statistics.per_layer.defined());
 }
 
@@ -174,7 +174,7 @@ TEST(Decoder, RefusesWhatItCannotTake) {
   const Tensor tokens = random_tokens(1, 6, 29, 12);
   const auto message = [&](const Tensor& given, const Tensor& targets, std::vector<int32_t> cu_seqlens) {
     try {
-      decoder->loss_sum({given, std::move(cu_seqlens), 6}, targets);
+      decoder->loss_sum({given, std::move(cu_seqlens)}, targets);
     } catch (const Error& error) {
       return std::string(error.what());
     }

@@ -17,7 +17,7 @@ class Golden : public testing::TestWithParam<const char*> {};
 TEST_P(Golden, LogitsLossAndGradientsEqualHuggingFace) {
   const GoldenModel golden(GetParam());
   const auto decoder = golden.decoder();
-  const model::ModelInput input{golden.at("tokens"), {}, 0};
+  const model::ModelInput input{golden.at("tokens"), {}};
   EXPECT_LT(relative_difference(decoder->logits(input), golden.at("logits")), 1e-5);
   const Tensor loss = decoder->loss_sum(input, golden.at("targets"));
   EXPECT_LT(relative_difference(loss, golden.at("loss_sum")), 1e-5);

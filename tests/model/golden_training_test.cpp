@@ -45,8 +45,6 @@ data::Batch batch_of(const at::Tensor& tokens, const at::Tensor& targets, int64_
   const auto end = static_cast<int32_t>((first + rows) * batch.context);
   for (const int32_t boundary : boundaries) {
     if (boundary < begin || boundary > end) continue;
-    if (!batch.cu_seqlens.empty())
-      batch.max_seqlen = std::max<int64_t>(batch.max_seqlen, boundary - begin - batch.cu_seqlens.back());
     batch.cu_seqlens.push_back(boundary - begin);
     // The last token of a document predicts nothing.
     if (boundary > begin) batch.targets.get()[boundary - begin - 1] = data::kIgnoredTarget;

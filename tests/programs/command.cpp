@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <spawn.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 
 #include <cstring>
@@ -12,6 +11,7 @@
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "temporary_folder.h"
 
 extern char** environ;
 
@@ -64,15 +64,6 @@ Outcome run(const std::string& program, const std::vector<std::string>& argument
   waitpid(child, &status, 0);
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
           read_file(streams.path() + "/out"), read_file(streams.path() + "/err")};
-}
-
-TemporaryFolder::TemporaryFolder() : path_((fs::temp_directory_path() / "asplash-XXXXXX").string()) {
-  if (!mkdtemp(path_.data())) fail("cannot create ", path_, ": ", std::strerror(errno));
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
 }
 
 }  // namespace asplash::programs

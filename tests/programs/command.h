@@ -16,17 +16,4 @@ struct Outcome {
 Outcome run(const std::string& program, const std::vector<std::string>& arguments, const std::string& folder,
             const std::string& input = "");
 
-/// An empty folder under the system's temporary one, removed with everything in it.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
 }  // namespace asplash::programs

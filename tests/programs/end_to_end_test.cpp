@@ -13,6 +13,7 @@
 #include "asplash/base/files.h"
 #include "asplash/base/text.h"
 #include "command.h"
+#include "temporary_folder.h"
 
 namespace asplash::programs {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "asplash/text/tokenizer.h"
 #include "asplash/text/tokenizer_training.h"
-#include "checkpoint/temporary_folder.h"
+#include "temporary_folder.h"
 
 namespace asplash::text {
 

@@ -70,7 +70,8 @@ TEST_F(FailedWrite, AtTheFileLimitItGoesOnAndSaysSo) {
   EXPECT_EQ(steps_in_metrics(), 20u);
   const std::string log = small_.log();
   for (const int64_t step : {10, 15}) {
-    const size_t at = log.find("warning a checkpoint could not be saved: " + small_.checkpoint(step));
+    const size_t at =
+        log.find("warning a checkpoint could not be saved: cannot write " + small_.checkpoint(step));
     ASSERT_NE(at, std::string::npos) << log;
     EXPECT_NE(log.find("training goes on", at), std::string::npos);
   }

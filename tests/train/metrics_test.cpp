@@ -10,7 +10,7 @@
 #include "asplash/base/files.h"
 #include "asplash/base/interrupt.h"
 #include "asplash/train/console.h"
-#include "checkpoint/temporary_folder.h"
+#include "temporary_folder.h"
 #include "train/limits.h"
 
 namespace asplash::train {

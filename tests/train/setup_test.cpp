@@ -76,8 +76,9 @@ TEST(SetupTest, ADryRunShowsTheTablesAndWritesNothing) {
   TrainOptions options = options_of(small, {});
   options.dry_run = true;
   const std::string tables = start_tables(prepare(options, load_config(options)));
-  for (const char* text : {"embeddings", "activations", "optimizer", "logits", "work a token", "FLOP",
-                           "tokens a step", "steps an epoch", "total tokens", "1.50-entmax, NAPE"}) {
+  for (const char* text :
+       {"embeddings", "activations", "optimizer", "logits", "work a token", "FLOP", "tokens a step",
+        "steps an epoch", "total tokens", "1.50-entmax, nape positions"}) {
     EXPECT_NE(tables.find(text), std::string::npos) << text << "\n" << tables;
   }
   options.overrides = {"optim.warmup_steps=100", "data.validation=", "train.evaluate_every=5"};

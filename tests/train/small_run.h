@@ -13,7 +13,7 @@
 #include "asplash/data/shard_writer.h"
 #include "asplash/train/metrics.h"
 #include "asplash/train/train.h"
-#include "checkpoint/temporary_folder.h"
+#include "temporary_folder.h"
 
 namespace asplash::train {
 

@@ -15,28 +15,28 @@
 #include <xxhash.h>
 
 #include "asplash/base/error.h"
+#include "asplash/base/output_file.h"
 #include "asplash/base/text.h"
 
 namespace asplash {
-namespace {
 
-[[noreturn]] void fail_system(const std::string& what, const std::string& path, int code) {
+void fail_system(const std::string& what, const std::string& path, int code) {
   std::string reason = std::strerror(code);
   if (code == ENOSPC || code == EDQUOT) reason += " (free some, or write elsewhere)";
   if (code == EFBIG) reason += " (see ulimit -f)";
   fail("cannot ", what, " ", path, ": ", reason);
 }
 
+namespace {
+
 /// To open a named pipe would wait for its writer; regular files do not care.
 constexpr int kReadWithoutWaiting = O_RDONLY | O_NONBLOCK;
 
 class FileDescriptor {
  public:
-  /// Errors name `path`, or `shown_path` where the user knows the file by another name.
-  FileDescriptor(const std::string& path, int flags, const char* what, const std::string& shown_path = "")
-      : path_(shown_path.empty() ? path : shown_path) {
+  FileDescriptor(const std::string& path, int flags, const char* what) : path_(path) {
     do {
-      fd_ = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+      fd_ = ::open(path.c_str(), flags | O_CLOEXEC);
     } while (fd_ < 0 && errno == EINTR);
     if (fd_ < 0) fail_system(what, path_, errno);
   }
@@ -64,16 +64,6 @@ class FileDescriptor {
     return static_cast<size_t>(count);
   }
 
-  void write_all(const char* data, size_t bytes) const {
-    while (bytes > 0) {
-      const ssize_t count = ::write(fd_, data, bytes);
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) fail_system("write", path_, errno);
-      data += count;
-      bytes -= static_cast<size_t>(count);
-    }
-  }
-
   void sync() const {
     // Some file systems do not sync folders and say EINVAL: there is nothing more to be had there.
     if (::fsync(fd_) != 0 && !(errno == EINVAL && S_ISDIR(status().st_mode))) {
@@ -81,34 +71,9 @@ class FileDescriptor {
     }
   }
 
-  /// Network file systems report a full disk no earlier than here.
-  void close() {
-    if (::close(std::exchange(fd_, -1)) != 0) fail_system("write", path_, errno);
-  }
-
  private:
   std::string path_;
   int fd_ = -1;
-};
-
-/// Removes the file unless it was kept.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(std::string path) : path_(std::move(path)) {}
-  ~TemporaryFile() {
-    if (!path_.empty()) ::unlink(path_.c_str());
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  const std::string& path() const { return path_; }
-  void rename_to(const std::string& target) {
-    if (::rename(path_.c_str(), target.c_str()) != 0) fail_system("write", target, errno);
-    path_.clear();
-  }
-
- private:
-  std::string path_;
 };
 
 std::string folder_of(const std::string& path) {
@@ -149,12 +114,10 @@ std::string read_file(const std::string& path, size_t most_bytes) {
 }
 
 void write_file_atomically(const std::string& path, const std::string& content) {
-  TemporaryFile temporary(str(path, ".tmp-", ::getpid()));
-  FileDescriptor file(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC, "write", path);
-  file.write_all(content.data(), content.size());
-  file.sync();
-  file.close();
-  temporary.rename_to(path);
+  OutputFile file(str(path, ".tmp-", ::getpid()), path);
+  file.write(content.data(), content.size());
+  file.sync_and_close();
+  file.rename_to(path);
   fsync_path(folder_of(path));
 }
 

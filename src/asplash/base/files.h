@@ -8,6 +8,9 @@
 /// Files: every failure throws asplash::Error that names the path and the system's reason.
 namespace asplash {
 
+/// Throws asplash::Error "cannot WHAT PATH: REASON", the reason being that of the errno `code`.
+[[noreturn]] void fail_system(const std::string& what, const std::string& path, int code);
+
 constexpr size_t kMostFileBytes = size_t{4} << 30;
 
 /// A whole file, or pipe; refused where it is longer than `most_bytes`, as a device without end is.

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 
 namespace asplash {
 namespace {
@@ -254,6 +255,15 @@ std::string json_reason(const std::exception& error) {
   // "[json.exception.parse_error.101] " helps nobody.
   if (message.rfind("[json.", 0) == 0 && end != std::string_view::npos) message.remove_prefix(end + 2);
   return shown(message, kLongest);
+}
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::array<char, 32> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text.data();
 }
 
 }  // namespace asplash

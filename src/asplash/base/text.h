@@ -44,4 +44,7 @@ std::string shown(std::string_view text, size_t longest = 60);
 /// with what it quotes of the text escaped and cut.
 std::string json_reason(const std::exception& error);
 
+/// The time now, UTC: "2026-11-24T04:17:19Z".
+std::string utc_now();
+
 }  // namespace asplash

@@ -11,20 +11,6 @@ using Json = nlohmann::ordered_json;
 using model::AttentionFunction;
 using model::PositionKind;
 
-const char* name_of(PositionKind kind) {
-  switch (kind) {
-    case PositionKind::rope:
-      return "rope";
-    case PositionKind::nope:
-      return "nope";
-    case PositionKind::alibi:
-      return "alibi";
-    case PositionKind::nape:
-      return "nape";
-  }
-  return "";
-}
-
 Json own_keys(const model::ModelConfig& config) {
   const bool entmax = config.attention.function == AttentionFunction::entmax;
   Json attention = {{"function", entmax ? "entmax" : "softmax"}};

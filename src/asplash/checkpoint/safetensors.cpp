@@ -1,15 +1,13 @@
 #include "asplash/checkpoint/safetensors.h"
 
 #include <ATen/ATen.h>
-#include <fcntl.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <cstring>
 #include <set>
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/output_file.h"
 #include "asplash/checkpoint/safetensors_header.h"
 
 namespace asplash::checkpoint {
@@ -51,43 +49,6 @@ at::ScalarType type_of(const std::string& name) {
   }
   fail("unknown dtype ", name);  // parse_header() let only known names through
 }
-
-/// A file being written; closed by the destructor.
-class OutputFile {
- public:
-  explicit OutputFile(std::string path)
-      : path_(std::move(path)), fd_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {
-    if (fd_ < 0) fail_now("cannot create");
-  }
-  ~OutputFile() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
-
-  void write(const void* data, size_t bytes) {
-    const auto* next = static_cast<const char*>(data);
-    while (bytes > 0) {
-      const ssize_t written = ::write(fd_, next, bytes);
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail_now("cannot write");
-      next += written;
-      bytes -= static_cast<size_t>(written);
-    }
-  }
-
-  void sync_and_close() {
-    if (::fsync(fd_) != 0) fail_now("cannot flush to disk");
-    const int fd = std::exchange(fd_, -1);
-    if (::close(fd) != 0) fail_now("cannot close");
-  }
-
- private:
-  [[noreturn]] void fail_now(const char* what) const { fail(path_, ": ", what, ": ", std::strerror(errno)); }
-
-  std::string path_;
-  int fd_;
-};
 
 /// Leaves out tensors that are the same memory as an earlier one (tied weights), as Hugging Face does: the
 /// metadata then says which name stands for which.
@@ -137,6 +98,7 @@ void write_safetensors(const std::string& path, const NamedTensors& tensors,
     file.write(host.data_ptr(), host.nbytes());
   }
   file.sync_and_close();
+  file.keep();
 }
 
 SafetensorsFile read_safetensors(const std::string& path) {

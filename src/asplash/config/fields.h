@@ -31,6 +31,15 @@ inline Range at_least(double low) { return {low, Range{}.high, false, false}; }
 inline Range positive() { return {0, Range{}.high, true, false}; }
 inline Range between(double low, double high) { return {low, high, false, false}; }
 
+/// The name of an enumeration's value; "" where it has none.
+template <class Enum>
+const char* name_in(const std::vector<std::pair<Enum, const char*>>& names, Enum value) {
+  for (const auto& [named, name] : names) {
+    if (named == value) return name;
+  }
+  return "";
+}
+
 class Fields {
  public:
   virtual ~Fields() = default;

@@ -23,9 +23,8 @@ struct Batch {
   /// Packed mode: document boundaries over the flattened rows * context tokens, 0 first, rows * context last
   /// (a row's end is always a boundary). Empty in stream mode.
   std::vector<int32_t> cu_seqlens;
-  int64_t max_seqlen = 0;  ///< longest document piece of cu_seqlens; context in stream mode
-  Position position;       ///< of the first sample of the step this micro-batch belongs to
-  double wait_ms = 0;      ///< how long next() waited for the prefetch thread
+  Position position;   ///< of the first sample of the step this micro-batch belongs to
+  double wait_ms = 0;  ///< how long next() waited for the prefetch thread
 };
 
 /// Allocates `bytes` of host memory for a batch (pinned memory where the trainer has a GPU). The pointer

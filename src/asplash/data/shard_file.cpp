@@ -1,10 +1,6 @@
 #include "asplash/data/shard_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <utility>
@@ -13,50 +9,6 @@
 #include "asplash/base/files.h"
 
 namespace asplash::data {
-namespace {
-
-[[noreturn]] void fail_system(const char* what, const std::string& path) {
-  fail("cannot ", what, " ", path, ": ", std::strerror(errno),
-       errno == ENOSPC || errno == EDQUOT ? " (free some space, or write elsewhere)" : "");
-}
-
-}  // namespace
-
-OutputFile::OutputFile(const std::string& path) : path_(path) {
-  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd_ < 0) fail_system("write", path_);
-}
-
-OutputFile::~OutputFile() {
-  if (fd_ >= 0) ::close(fd_);
-  if (!path_.empty()) ::unlink(path_.c_str());
-}
-
-void OutputFile::write(const void* data, size_t bytes) {
-  const char* next = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t count = ::write(fd_, next, bytes);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail_system("write", path_);
-    next += count;
-    bytes -= static_cast<size_t>(count);
-  }
-}
-
-void OutputFile::write_at(const void* data, size_t bytes, uint64_t offset) {
-  if (::lseek(fd_, static_cast<off_t>(offset), SEEK_SET) < 0) fail_system("write", path_);
-  write(data, bytes);
-}
-
-void OutputFile::sync_and_close() {
-  if (::fsync(fd_) != 0) fail_system("write", path_);
-  if (::close(std::exchange(fd_, -1)) != 0) fail_system("write", path_);
-}
-
-void OutputFile::rename_to(const std::string& target) {
-  if (::rename(path_.c_str(), target.c_str()) != 0) fail_system("write", target);
-  path_.clear();
-}
 
 std::string checksum_text(uint64_t checksum) {
   char text[17];

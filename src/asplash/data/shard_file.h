@@ -4,32 +4,11 @@
 #include <string>
 #include <vector>
 
+#include "asplash/base/output_file.h"
 #include "asplash/data/shard_format.h"
 #include "asplash/data/shard_writer.h"
 
 namespace asplash::data {
-
-/// A file being written; the destructor closes and, unless keep() was called, removes it. Errors name the
-/// path.
-class OutputFile {
- public:
-  explicit OutputFile(const std::string& path);
-  ~OutputFile();
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
-
-  const std::string& path() const { return path_; }
-  void write(const void* data, size_t bytes);
-  void write_at(const void* data, size_t bytes, uint64_t offset);
-  /// Flushes to the disk and closes.
-  void sync_and_close();
-  /// Renames to `target`; from then on the destructor leaves it alone.
-  void rename_to(const std::string& target);
-
- private:
-  std::string path_;
-  int fd_ = -1;
-};
 
 /// One shard being written, as PATH.tmp until publish(); see shard_format.h.
 class ShardFile {

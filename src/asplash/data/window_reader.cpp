@@ -14,7 +14,6 @@ int64_t WindowReader::count(const TokenDataset& dataset, int64_t context) {
 void WindowReader::read(const std::vector<int64_t>& windows, Batch& batch) {
   for (const int64_t window : windows) dataset_.will_need(window * context_, context_ + 1);
   batch.valid_targets = batch.rows * context_;
-  batch.max_seqlen = packed_ ? 0 : context_;
   batch.cu_seqlens.clear();
   if (packed_) batch.cu_seqlens.push_back(0);
   for (size_t row = 0; row < windows.size(); ++row) {
@@ -32,7 +31,6 @@ void WindowReader::cut_at_documents(int64_t first_token, int64_t row, Batch& bat
   const auto boundary = [&](int64_t at) {
     // Documents without tokens begin where the next one does.
     if (at == batch.cu_seqlens.back()) return;
-    batch.max_seqlen = std::max(batch.max_seqlen, at - batch.cu_seqlens.back());
     batch.cu_seqlens.push_back(static_cast<int32_t>(at));
   };
   const int64_t end = first_token + context_;

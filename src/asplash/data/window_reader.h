@@ -18,7 +18,7 @@ class WindowReader {
   static int64_t count(const TokenDataset& dataset, int64_t context);
 
   /// Reads windows[i] into row i of `batch`, whose buffers exist, and sets what depends on them: targets,
-  /// valid_targets, cu_seqlens, max_seqlen.
+  /// valid_targets, cu_seqlens.
   void read(const std::vector<int64_t>& windows, Batch& batch);
 
  private:

@@ -15,20 +15,6 @@
 namespace asplash::eval {
 namespace {
 
-const char* name_of(model::PositionKind kind) {
-  switch (kind) {
-    case model::PositionKind::rope:
-      return "rope";
-    case model::PositionKind::nope:
-      return "nope";
-    case model::PositionKind::alibi:
-      return "alibi";
-    case model::PositionKind::nape:
-      return "nape";
-  }
-  return "";
-}
-
 void check(const EvaluateOptions& options, const data::TokenDataset& dataset) {
   if (options.contexts.empty()) fail("no context lengths to evaluate at");
   if (!options.documents.empty() && options.documents != "stream" && options.documents != "packed")
@@ -57,9 +43,9 @@ EvaluationReport describe(const EvaluateOptions& options, const Inference& infer
   EvaluationReport report;
   report.checkpoint = loaded.path;
   report.step = loaded.state.step;
-  report.attention = entmax ? "entmax" : "softmax";
+  report.attention = model::name_of(config.attention.function);
   report.alpha = entmax ? config.attention.alpha : 1.0;
-  report.positions = name_of(config.positions.kind);
+  report.positions = model::name_of(config.positions.kind);
   report.parameters = model::parameter_count(config);
   report.trained_context = loaded.trained_context;
   report.dataset = dataset.manifest().path;

@@ -1,7 +1,6 @@
 #include "asplash/eval/report.h"
 
 #include <algorithm>
-#include <ctime>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -13,15 +12,6 @@ namespace asplash::eval {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
 
 Json to_json(const ContextResult& result) {
   Json json = {{"context", result.context},

@@ -23,7 +23,6 @@ struct ModelInput {
   /// Document boundaries over the flattened batch * tokens (data::Batch::cu_seqlens), or empty: attention and
   /// positions do not cross them.
   std::vector<int32_t> cu_seqlens;
-  int64_t max_seqlen = 0;  ///< longest document of cu_seqlens
 };
 
 /// What sparse attention did in a forward pass; see ops::entmax_attention.

@@ -11,6 +11,20 @@ using NamedPositions = std::vector<std::pair<PositionKind, const char*>>;
 using NamedSlopes = std::vector<std::pair<SlopeKind, const char*>>;
 using NamedFunctions = std::vector<std::pair<AttentionFunction, const char*>>;
 
+const NamedPositions& positions_by_name() {
+  static const NamedPositions kNames = {{PositionKind::rope, "rope"},
+                                        {PositionKind::nope, "nope"},
+                                        {PositionKind::alibi, "alibi"},
+                                        {PositionKind::nape, "nape"}};
+  return kNames;
+}
+
+const NamedFunctions& functions_by_name() {
+  static const NamedFunctions kNames = {{AttentionFunction::softmax, "softmax"},
+                                        {AttentionFunction::entmax, "entmax"}};
+  return kNames;
+}
+
 /// Matrices of one layer's attention.
 int64_t attention_matrices(const ModelConfig& c) {
   const int64_t projections = 2 * c.width * c.heads * c.head_dim + 2 * c.width * c.kv_heads * c.head_dim;
@@ -21,12 +35,11 @@ int64_t mlp_matrices(const ModelConfig& c) { return 3 * c.width * c.mlp_width; }
 
 }  // namespace
 
+const char* name_of(PositionKind kind) { return config::name_in(positions_by_name(), kind); }
+const char* name_of(AttentionFunction function) { return config::name_in(functions_by_name(), function); }
+
 void PositionConfig::describe(config::Fields& f) {
-  f.choice("kind", kind,
-           NamedPositions{{PositionKind::rope, "rope"},
-                          {PositionKind::nope, "nope"},
-                          {PositionKind::alibi, "alibi"},
-                          {PositionKind::nape, "nape"}},
+  f.choice("kind", kind, positions_by_name(),
            "rope: rotary embedding; nope: none; alibi: linear biases; nape: some heads alibi, the rest nope");
   const bool alibi = kind == PositionKind::alibi || kind == PositionKind::nape;
   f.only_where(kind == PositionKind::rope, "rope_theta", "kind", "rope");
@@ -54,8 +67,7 @@ void PositionConfig::describe(config::Fields& f) {
 }
 
 void AttentionConfig::describe(config::Fields& f) {
-  f.choice("function", function,
-           NamedFunctions{{AttentionFunction::softmax, "softmax"}, {AttentionFunction::entmax, "entmax"}},
+  f.choice("function", function, functions_by_name(),
            "what turns scores into weights: softmax (dense) or alpha-entmax (exact zeros)");
   f.only_where(function == AttentionFunction::entmax, "alpha", "function", "entmax");
   f.field("alpha", alpha, "entmax: towards 1 softmax, 2 sparsemax", config::Range{1, 2, true, false});

@@ -13,6 +13,10 @@ enum class AttentionFunction { softmax, entmax };
 enum class PositionKind { rope, nope, alibi, nape };
 enum class SlopeKind { geometric, reciprocal, list };
 
+/// As configurations have it: "rope", "softmax", ...
+const char* name_of(PositionKind kind);
+const char* name_of(AttentionFunction function);
+
 /// How the model knows where a token stands.
 struct PositionConfig {
   PositionKind kind = PositionKind::rope;

@@ -3,15 +3,25 @@
 #include "asplash/base/error.h"
 
 namespace asplash::optim {
+namespace {
+
+using NamedSchedules = std::vector<std::pair<Schedule, const char*>>;
+
+const NamedSchedules& schedules_by_name() {
+  static const NamedSchedules kNames = {{Schedule::cosine, "cosine"},
+                                        {Schedule::linear, "linear"},
+                                        {Schedule::warmup_stable_decay, "warmup_stable_decay"},
+                                        {Schedule::constant, "constant"}};
+  return kNames;
+}
+
+}  // namespace
+
+const char* name_of(Schedule schedule) { return config::name_in(schedules_by_name(), schedule); }
 
 void OptimConfig::describe(config::Fields& f) {
   f.field("lr", lr, "peak learning rate", config::positive());
-  f.choice("schedule", schedule,
-           {{Schedule::cosine, "cosine"},
-            {Schedule::linear, "linear"},
-            {Schedule::warmup_stable_decay, "warmup_stable_decay"},
-            {Schedule::constant, "constant"}},
-           "shape of the learning rate after warm-up");
+  f.choice("schedule", schedule, schedules_by_name(), "shape of the learning rate after warm-up");
   f.only_where(schedule != Schedule::constant, "lr_min_ratio", "schedule",
                "cosine, linear or warmup_stable_decay");
   f.field("lr_min_ratio", lr_min_ratio,

@@ -7,6 +7,7 @@
 namespace asplash::optim {
 
 enum class Schedule { cosine, linear, warmup_stable_decay, constant };
+const char* name_of(Schedule schedule);
 
 struct OptimConfig {
   double lr = 1e-3;           ///< peak

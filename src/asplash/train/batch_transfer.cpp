@@ -30,7 +30,6 @@ DeviceBatch to_device(const data::Batch& batch, const ops::DeviceInfo& device) {
   DeviceBatch result;
   result.input.tokens = copy_to(batch.tokens, batch, target);
   result.input.cu_seqlens = batch.cu_seqlens;
-  result.input.max_seqlen = batch.max_seqlen;
   result.targets = copy_to(batch.targets, batch, target);
   return result;
 }

@@ -1,14 +1,14 @@
 #include "asplash/train/setup.h"
 
 #include <algorithm>
-#include <array>
-#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/text.h"
 #include "asplash/base/version.h"
 #include "asplash/config/config.h"
+#include "asplash/data/window_reader.h"
 
 namespace asplash::train {
 namespace {
@@ -69,15 +69,6 @@ void open_data(Setup& setup) {
   check_sequence_fits("data.validation", *setup.validation, data.context);
 }
 
-std::string now_utc() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  std::array<char, 40> text{};
-  std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S UTC", &parts);
-  return text.data();
-}
-
 std::string one_line(std::string text) {
   std::replace_if(
       text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
@@ -88,9 +79,7 @@ std::string one_line(std::string text) {
 
 int64_t Setup::samples_per_epoch() const {
   if (!train) return 0;
-  data::LoaderOptions one_row = loader_options(config);
-  one_row.rows = one_row.micro_batches = one_row.prefetch = 1;
-  return data::Loader(*train, one_row, {}).samples_per_epoch();
+  return data::WindowReader::count(*train, config.data.context);
 }
 
 data::LoaderOptions loader_options(const RunConfig& config) {
@@ -133,7 +122,7 @@ Setup prepare(const TrainOptions& options, const RunConfig& config) {
 
 std::string resolved_config_text(const Setup& setup) {
   RunConfig config = setup.config;
-  return str("# asplash ", version(), ", git commit ", git_commit(), ", ", now_utc(), "\n# ",
+  return str("# asplash ", version(), ", git commit ", git_commit(), ", ", utc_now(), "\n# ",
              setup.device.name, ": ", setup.device.description, ", ", setup.precision(), "\n# ",
              one_line(setup.command), "\n", config::print(config::describing(config)));
 }

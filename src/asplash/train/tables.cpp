@@ -22,44 +22,15 @@ std::string describe_data(const data::TokenDataset& dataset) {
 }
 
 std::string describe_attention(const model::ModelConfig& config) {
-  const char* positions = "";
-  switch (config.positions.kind) {
-    case model::PositionKind::rope:
-      positions = "RoPE";
-      break;
-    case model::PositionKind::nope:
-      positions = "NoPE";
-      break;
-    case model::PositionKind::alibi:
-      positions = "ALiBi";
-      break;
-    case model::PositionKind::nape:
-      positions = "NAPE";
-      break;
-  }
   const bool entmax = config.attention.function == model::AttentionFunction::entmax;
-  return str(entmax ? fixed(config.attention.alpha, 2) + "-entmax" : "softmax", ", ", positions,
+  return str(entmax ? fixed(config.attention.alpha, 2) + "-entmax" : "softmax", ", ",
+             model::name_of(config.positions.kind), " positions",
              config.attention.adaptive_temperature ? ", adaptive temperature" : "");
 }
 
 std::string describe_schedule(const optim::OptimConfig& config) {
-  const char* name = "";
-  switch (config.schedule) {
-    case optim::Schedule::cosine:
-      name = "cosine";
-      break;
-    case optim::Schedule::linear:
-      name = "linear";
-      break;
-    case optim::Schedule::warmup_stable_decay:
-      name = "warmup_stable_decay";
-      break;
-    case optim::Schedule::constant:
-      name = "constant";
-      break;
-  }
-  return str("AdamW, lr ", config.lr, ", ", name, ", ", config.warmup_steps, " warm-up steps, weight decay ",
-             config.weight_decay, ", clipping at ", config.clip_norm);
+  return str("AdamW, lr ", config.lr, ", ", optim::name_of(config.schedule), ", ", config.warmup_steps,
+             " warm-up steps, weight decay ", config.weight_decay, ", clipping at ", config.clip_norm);
 }
 
 Rows run_rows(const Setup& setup) {

@@ -1,1 +1,0 @@
-asplash_program(convert LINK asplash_convert)

@@ -1,1 +1,0 @@
-asplash_program(data LINK asplash_text)

@@ -1,1 +1,0 @@
-asplash_program(eval LINK asplash_eval)

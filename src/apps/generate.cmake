@@ -1,1 +1,0 @@
-asplash_program(generate LINK asplash_eval)

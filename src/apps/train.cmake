@@ -1,1 +1,0 @@
-asplash_program(train LINK asplash_train)
