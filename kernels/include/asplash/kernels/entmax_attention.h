@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+/// Alpha-entmax attention, forward and backward, on any GPU since Ampere (compute capability 8.0).
+///
+///     z_ij = (alpha - 1) (scale q_i . k_j - slope_h |i + offset - j|)       offset = k_len - q_len
+///     p_ij = [z_ij - tau_i]_+ ^ r,  r = 1 / (alpha - 1),  sum_j p_ij = 1,  out_i = sum_j p_ij v_j
+///     w_ij = p_ij ^ (2 - alpha),  mean_i = sum_j w_ij v_j / sum_j w_ij      (what the backward needs)
+///
+/// Algorithm: docs/kernels.md. Sources: Peters, Niculae & Martins 2019 (arXiv 1905.05702) for the mathematics,
+/// AdaSplash-2 for the histogram initialization of the threshold.
+namespace asplash::kernels {
+
+/// Of query, key, value, out, mean_value and their gradients. Products are accumulated in fp32; fp32 inputs are
+/// multiplied in fp32, too (slow: for checks, not for training).
+enum class ElementType { bf16, fp16, fp32 };
+
+/// [batch, heads, tokens, head_dim] in device memory, the last dimension contiguous; strides in elements,
+/// data and strides multiples of 16 bytes.
+struct AttentionTensor {
+  void* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t head_stride = 0;
+  int64_t token_stride = 0;
+};
+
+/// Rows and keys are taken in tiles of kTile, counted from each document's first token.
+constexpr int kTile = 64;
+
+struct EntmaxAttentionShape {
+  ElementType type = ElementType::bf16;
+  int head_dim = 0;  ///< 32, 64, 96, 128 or 256
+  int batch = 0;     ///< 1 with cu_seqlens
+  int heads = 0;
+  int kv_heads = 0;  ///< divides heads; query head h uses key/value head h / (heads / kv_heads)
+  int q_tokens = 0;
+  int k_tokens = 0;
+  int documents = 0;  ///< of cu_seqlens; 0: every batch entry is one document
+
+  /// Row tiles of one (batch, head): exact without cu_seqlens, else an upper bound.
+  constexpr int row_tiles() const { return (q_tokens + kTile - 1) / kTile + documents; }
+  constexpr int key_tiles() const { return (k_tokens + kTile - 1) / kTile + documents; }
+  /// 32-bit words of one row tile's mask over its document's key tiles.
+  constexpr int mask_words() const { return ((k_tokens + kTile - 1) / kTile + 31) / 32; }
+  constexpr int64_t mask_size() const { return int64_t{batch} * heads * row_tiles() * mask_words(); }
+};
+
+/// Counters that the forward adds to: kZeroTiles of kTiles visible tiles hold no positive weight, the support of
+/// kRows rows (those that see a key) sums to kSupport, and kPasses + i of these rows were final after i + 1 output
+/// passes (the last counter: or more).
+struct EntmaxStatistics {
+  enum : int { kZeroTiles, kTiles, kSupport, kRows, kPasses, kCounters = kPasses + 4 };
+};
+
+struct EntmaxAttentionParams {
+  EntmaxAttentionShape shape;
+  float alpha = 1.5F;  ///< in (1, 2]
+  float scale = 1;
+  bool causal = true;             ///< aligned at the end: query i sees keys j <= i + offset
+  const float* slopes = nullptr;  ///< [heads], >= 0, or nullptr
+  /// [documents + 1] token offsets, ascending from 0 to the number of tokens, or nullptr. They are not checked:
+  /// what leads outside the tensors is not read.
+  const int32_t* cu_q = nullptr;
+  const int32_t* cu_k = nullptr;
+  AttentionTensor query, key, value;
+  AttentionTensor out;
+  float* tau = nullptr;  ///< [batch, heads, q_tokens]; +infinity for rows without keys, NaN for broken rows
+  /// For the backward, both or (no backward follows) neither: mean [batch, heads, q_tokens, head_dim] and
+  /// sum_j w_ij [batch, heads, q_tokens].
+  void* mean_value = nullptr;
+  float* weight_sum = nullptr;
+  /// [batch, heads, row_tiles, mask_words]: bit j of a row tile is set if key tile j may hold a positive weight; a
+  /// clear bit is proof that it does not.
+  uint32_t* tile_mask = nullptr;
+  unsigned long long* statistics = nullptr;  ///< nullptr, or EntmaxStatistics::kCounters
+  /// entmax_forward_workspace or entmax_backward_workspace bytes, 256-byte aligned. Contents need not survive the
+  /// call: the same memory serves every layer.
+  void* workspace = nullptr;
+};
+
+struct EntmaxAttentionGradients {
+  AttentionTensor grad_out;
+  AttentionTensor grad_query, grad_key, grad_value;  ///< written
+};
+
+/// Bytes of workspace, linear in tokens.
+size_t entmax_forward_workspace(const EntmaxAttentionShape& shape);
+size_t entmax_backward_workspace(const EntmaxAttentionShape& shape);
+
+/// Whether there are kernels for this head_dim.
+bool entmax_attention_has_head_dim(int head_dim);
+
+/// cudaSuccess if the current device can run the shape's kernels, cudaErrorNotSupported if it cannot (compute
+/// capability below 8.0, too little shared memory), else what asking the device ended with.
+cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape);
+
+/// Enqueue on the stream and return: no allocation, no synchronization, capturable in a CUDA graph.
+/// Deterministic, bitwise. A non-finite score makes its row NaN and no other; a non-finite value makes those rows
+/// NaN that give it weight. cudaErrorInvalidValue for parameters outside what is stated here.
+cudaError_t entmax_attention_forward(const EntmaxAttentionParams& params, cudaStream_t stream);
+
+/// Takes tau, mean_value, weight_sum and tile_mask as the forward left them; out is not read. grad_query of broken
+/// rows is NaN; they add nothing to grad_key and grad_value. grad_out must be finite.
+cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params,
+                                      const EntmaxAttentionGradients& gradients, cudaStream_t stream);
+
+}  // namespace asplash::kernels
