@@ -28,8 +28,9 @@ struct Launch {
   KeyTileFacts* key_facts = nullptr;  ///< [batch, kv_heads, key_tiles]
   float* lower = nullptr;             ///< [batch, heads, q_tokens]: lower bound of the threshold
   float* delta = nullptr;             ///< [batch, heads, q_tokens]: dO . mean
-  float* row_quantum = nullptr;       ///< [batch, heads, q_tokens]: dQ is summed in multiples of it
-  float* column_quantum = nullptr;    ///< [batch, kv_heads, head_dim]: ... times this
+  float* row_quantum = nullptr;       ///< [batch, heads, q_tokens]: dQ is summed in multiples of it times a column's
+  float* column_maximum = nullptr;    ///< [batch, kv_heads, head_dim]: largest |k| that is finite
+  float* value_maximum = nullptr;     ///< [batch, kv_heads]: largest |v| (norm) of finite numbers
   int32_t* grad_query_sum = nullptr;  ///< [batch, heads, ceil(q_tokens / 8), head_dim * 8]
 };
 
@@ -81,6 +82,35 @@ __device__ inline Document document_with_tile(const Launch& launch, const int32_
   }
   return document_at(launch, low);
 }
+
+/// What a block of query rows works on. In shared memory: registers are short where products are accumulated.
+struct RowPlace {
+  Document document;
+  int batch, head, kv_head;
+  int row0, rows;  ///< of the document
+  int key_tiles;   ///< that some row sees
+  int64_t head_index;
+  int64_t row_index;  ///< of row0 in [batch, heads, q_tokens]
+  int64_t mask_at;    ///< of its row tile in tile_mask
+  int64_t facts_at;   ///< of the document's first key tile in key_facts
+  float slope;        ///< (alpha - 1) slope of the head
+
+  /// For rows [row0, row0 + row_limit) of the global row tile; rows 0 where that does not exist.
+  __device__ RowPlace(const Launch& launch, int row_tile, int row_limit, int place_head, int place_batch)
+      : document(document_with_tile(launch, launch.row_tile_begin, row_tile)), batch(place_batch), head(place_head) {
+    const EntmaxAttentionParams& p = launch.params;
+    const EntmaxAttentionShape& shape = p.shape;
+    kv_head = head / (shape.heads / shape.kv_heads);
+    row0 = (row_tile - document.row_tile_begin) * kTile;
+    rows = max(min(row_limit, document.q_length - row0), 0);
+    key_tiles = (document.visible_keys(p.causal, row0 + rows) + kTile - 1) / kTile;
+    head_index = int64_t{batch} * shape.heads + head;
+    row_index = head_index * shape.q_tokens + document.q_begin + row0;
+    mask_at = (head_index * shape.row_tiles() + row_tile) * shape.mask_words();
+    facts_at = (int64_t{batch} * shape.kv_heads + kv_head) * shape.key_tiles() + document.key_tile_begin;
+    slope = p.slopes ? p.slopes[head] * launch.slope_scale : 0.0F;
+  }
+};
 
 template <typename T>
 __device__ inline T* token_pointer(const AttentionTensor& tensor, int batch, int head, int token) {

@@ -63,7 +63,7 @@ struct Element<__nv_bfloat16> {
   }
   /// d += a b, a [16 x 16] row-major, b [16 x 8] column-major, d [16 x 8].
   static __device__ void multiply_add(float (&d)[4], const Fragment& a, uint32_t b0, uint32_t b1) {
-    asm volatile(
+    asm(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -81,7 +81,7 @@ struct Element<__half> {
     return __half22float2(*reinterpret_cast<const __half2*>(&pair));
   }
   static __device__ void multiply_add(float (&d)[4], const Fragment& a, uint32_t b0, uint32_t b1) {
-    asm volatile(
+    asm(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

@@ -1,0 +1,137 @@
+#pragma once
+
+#include "portable/entmax_backward.cuh"
+
+/// Small kernels around the large ones: how large keys, values and rows are, and dQ from its sums.
+namespace asplash::kernels::portable {
+
+/// Norm of the finite numbers of one token's row, by a warp; `broken` where one is not finite. largest: of each
+/// finite number, at [i] for the numbers 2 (lane + 32 i) and the next.
+template <typename T, int head_dim>
+__device__ inline float token_norm(const T* token, bool& broken, float2 (&largest)[(head_dim + 63) / 64]) {
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(token);
+  float square = 0;
+#pragma unroll
+  for (int i = 0; i < (head_dim + 63) / 64; ++i) {
+    const int word = threadIdx.x % 32 + i * 32;
+    if (word >= head_dim / 2) continue;
+    float2 x = Element<T>::unpack(words[word]);
+    x = {fabsf(x.x), fabsf(x.y)};
+    if (!(x.x < kInfinity)) x.x = 0, broken = true;
+    if (!(x.y < kInfinity)) x.y = 0, broken = true;
+    square = fmaf(x.x, x.x, fmaf(x.y, x.y, square));
+    largest[i] = {fmaxf(largest[i].x, x.x), fmaxf(largest[i].y, x.y)};
+  }
+  for (int step = 16; step > 0; step /= 2) square += __shfl_xor_sync(0xFFFFFFFFU, square, step);
+  return sqrtf(square);
+}
+
+/// For non-negative numbers, whose bits order like integers.
+__device__ inline void atomic_max(float* address, float x) {
+  atomicMax(reinterpret_cast<int*>(address), __float_as_int(x));
+}
+
+/// KeyTileFacts of each key tile, one block a tile; with `maxima` (zeroed before) also those of columns and values.
+template <typename T, int head_dim>
+__global__ void __launch_bounds__(kThreads) key_facts_kernel(const __grid_constant__ Launch launch, bool maxima) {
+  const EntmaxAttentionParams& p = launch.params;
+  const Document document = document_with_tile(launch, launch.key_tile_begin, blockIdx.x);
+  const int key0 = (static_cast<int>(blockIdx.x) - document.key_tile_begin) * kTile;
+  if (key0 >= document.k_length) return;
+  constexpr int kWords = (head_dim + 63) / 64;
+  const int keys = min(kTile, document.k_length - key0), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float2 columns[kWords] = {}, unused[kWords] = {};
+  float key_norm = 0, value_norm = 0;
+  bool key_broken = false, value_broken = false;
+  for (int row = warp; row < keys; row += kWarps) {
+    const int token = document.k_begin + key0 + row;
+    key_norm = fmaxf(key_norm, token_norm<T, head_dim>(
+                                   token_pointer<const T>(p.key, blockIdx.z, blockIdx.y, token), key_broken, columns));
+    value_norm = fmaxf(value_norm,
+                       token_norm<T, head_dim>(token_pointer<const T>(p.value, blockIdx.z, blockIdx.y, token),
+                                               value_broken, unused));
+  }
+  __shared__ float norms[2][kWarps];
+  key_broken = __syncthreads_or(key_broken);
+  value_broken = __syncthreads_or(value_broken);
+  if (lane == 0) {
+    norms[0][warp] = key_norm;
+    norms[1][warp] = value_norm;
+  }
+  const int64_t kv_index = int64_t{blockIdx.z} * p.shape.kv_heads + blockIdx.y;
+  if (maxima) {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      const int word = lane + i * 32;
+      if (word >= head_dim / 2) continue;
+      float* column = launch.column_maximum + kv_index * head_dim + word * 2;
+      atomic_max(column, columns[i].x);
+      atomic_max(column + 1, columns[i].y);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int i = 1; i < kWarps; ++i) {
+    key_norm = fmaxf(key_norm, norms[0][i]);
+    value_norm = fmaxf(value_norm, norms[1][i]);
+  }
+  if (maxima) atomic_max(launch.value_maximum + kv_index, value_norm);
+  launch.key_facts[kv_index * p.shape.key_tiles() + blockIdx.x] = {key_broken ? kInfinity : key_norm,
+                                                                   value_broken ? kInfinity : value_norm};
+}
+
+/// delta and quantum of each row; a warp a row.
+template <typename T, int head_dim>
+__global__ void __launch_bounds__(kThreads) row_facts_kernel(const __grid_constant__ Launch launch) {
+  const EntmaxAttentionParams& p = launch.params;
+  const int token = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (token >= p.shape.q_tokens) return;
+  const int64_t row = (int64_t{blockIdx.z} * p.shape.heads + blockIdx.y) * p.shape.q_tokens + token;
+  const uint32_t* mean = reinterpret_cast<const uint32_t*>(static_cast<const T*>(p.mean_value) + row * head_dim);
+  const uint32_t* grad = reinterpret_cast<const uint32_t*>(
+      token_pointer<const T>(launch.gradients.grad_out, blockIdx.z, blockIdx.y, token));
+  float delta = 0, square = 0;
+#pragma unroll
+  for (int i = 0; i < (head_dim + 63) / 64; ++i) {
+    const int word = lane + i * 32;
+    if (word >= head_dim / 2) continue;
+    const float2 a = Element<T>::unpack(mean[word]), b = Element<T>::unpack(grad[word]);
+    delta = fmaf(a.x, b.x, fmaf(a.y, b.y, delta));
+    square = fmaf(b.x, b.x, fmaf(b.y, b.y, square));
+  }
+  for (int step = 16; step > 0; step /= 2) {
+    delta += __shfl_xor_sync(0xFFFFFFFFU, delta, step);
+    square += __shfl_xor_sync(0xFFFFFFFFU, square, step);
+  }
+  if (lane != 0) return;
+  const int kv_head = blockIdx.y / (p.shape.heads / p.shape.kv_heads);
+  const float value = launch.value_maximum[int64_t{blockIdx.z} * p.shape.kv_heads + kv_head];
+  const bool broken = isnan(p.tau[row]);
+  // Twice: weight_sum was taken within rounding of tau, dS is rounded.
+  const float bound = 2 * p.weight_sum[row] * 2 * sqrtf(square) * value;
+  launch.delta[row] = broken ? 0 : delta;
+  launch.row_quantum[row] = broken ? 1 : row_quantum(bound);
+}
+
+/// dQ from its sums: a block takes 8 tokens of one head, a thread two columns of one token.
+template <typename T, int head_dim>
+__global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __grid_constant__ Launch launch) {
+  const EntmaxAttentionParams& p = launch.params;
+  const int64_t head_index = int64_t{blockIdx.z} * p.shape.heads + blockIdx.y;
+  const int kv_head = blockIdx.y / (p.shape.heads / p.shape.kv_heads);
+  const float* maxima =
+      launch.column_maximum + (int64_t{blockIdx.z} * p.shape.kv_heads + kv_head) * head_dim;
+  const int32_t* sums = launch.grad_query_sum + sum_index(p.shape, head_index, blockIdx.x * 8, 0);
+  for (int i = threadIdx.x; i < head_dim * 4; i += kThreads) {
+    const int token = blockIdx.x * 8 + i % 32 / 4, column = i / 32 * 8 + i % 4 * 2;
+    if (token >= p.shape.q_tokens) continue;
+    const int64_t row = head_index * p.shape.q_tokens + token;
+    const float factor = isnan(p.tau[row]) ? NAN : p.scale * launch.row_quantum[row];
+    const float first = static_cast<float>(sums[i / 32 * 64 + i % 32]) * column_quantum(maxima[column]);
+    const float second = static_cast<float>(sums[i / 32 * 64 + 32 + i % 32]) * column_quantum(maxima[column + 1]);
+    T* out = token_pointer<T>(launch.gradients.grad_query, blockIdx.z, blockIdx.y, token) + column;
+    *reinterpret_cast<uint32_t*>(out) = Element<T>::pack(first * factor, second * factor);
+  }
+}
+
+}  // namespace asplash::kernels::portable
