@@ -32,20 +32,33 @@ TEST(Print, WithoutDocs) {
             "names: [a, \"b c\"]\n");
 }
 
-TEST(Print, DocsAreCommentsWithWhatIsValid) {
+template <class Struct>
+std::string documented(Struct& value) {
+  Struct defaults;
+  return print_documented(describing(value), describing(defaults));
+}
+
+TEST(Print, DocsAreCommentsWithWhatIsValidAndTheDefault) {
   Sample sample;
-  const std::string text = print(describing(sample), true);
-  EXPECT_NE(text.find("# the run\ntrain:\n  # optimizer steps (at least 1)\n  steps: 100\n"),
-            std::string::npos)
-      << text;
-  EXPECT_NE(text.find("  # shape of the learning rate (one of cosine, linear, constant)\n"),
-            std::string::npos);
-  EXPECT_NE(text.find("  # of entmax (greater than 1 and at most 2)\n"), std::string::npos);
-  EXPECT_NE(text.find("# lengths (each between 1 and 65536)\n"), std::string::npos);
+  sample.train.steps = 7;
+  sample.optim.schedule = Shape::constant;
+  sample.optim.inner.slopes = {2};
+  sample.contexts = {64};
+  const std::string text = documented(sample);
+  for (const char* part :
+       {"# the run\ntrain:\n  # optimizer steps (at least 1; default 100)\n  steps: 7\n",
+        "  # sequences of a step (default 8)\n  batch: 8\n",
+        "  # shuffle the windows (true or false; default true)\n", "  # run folder (default runs/default)\n",
+        "  # shape of the learning rate (one of cosine, linear, constant; default cosine)\n",
+        "  # of entmax (greater than 1 and at most 2; default 1.5)\n",
+        "    # one per head (each greater than 0; default [])\n    slopes: [2]\n",
+        "# lengths (each between 1 and 65536; default [512, 1024])\ncontexts: [64]\n"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "in\n" << text;
+  }
   Sample back;
   back.train.steps = 1;
   load_text(text, "printed", {}, describing(back));
-  EXPECT_EQ(print(describing(back), true), text);
+  EXPECT_EQ(documented(back), text);
 }
 
 struct LongDoc {
@@ -60,9 +73,9 @@ struct LongDoc {
 
 TEST(Print, LongDocsAreBroken) {
   LongDoc sample;
-  EXPECT_EQ(print(describing(sample), true),
+  EXPECT_EQ(documented(sample),
             "# a documentation that is much longer than a line of a comment should be, so that it has to be\n"
-            "# broken somewhere between two words and has a line break of its own\n"
+            "# broken somewhere between two words and has a line break of its own (default 1)\n"
             "a: 1\n");
 }
 
@@ -210,7 +223,7 @@ TEST(Print, ReadsBackExactly) {
       before.g.push_back(values.text());
     }
     before.h = round % 2 == 0;
-    const std::string text = print(describing(before), round % 3 == 0);
+    const std::string text = round % 3 == 0 ? documented(before) : print(describing(before));
     Anything after;
     ASSERT_NO_THROW(load_text(text, "printed", {}, describing(after))) << text;
     ASSERT_EQ(std::memcmp(&before.a, &after.a, sizeof before.a), 0) << text;
@@ -220,7 +233,7 @@ TEST(Print, ReadsBackExactly) {
     ASSERT_EQ(before.e, after.e) << text;
     ASSERT_EQ(before.g, after.g) << text;
     ASSERT_EQ(before.h, after.h) << text;
-    ASSERT_EQ(print(describing(after), round % 3 == 0), text);
+    ASSERT_EQ(round % 3 == 0 ? documented(after) : print(describing(after)), text);
   }
 }
 

@@ -107,7 +107,8 @@ TEST_F(UnusedKeys, ArePrintedAsCommentsAndMakeNoDifference) {
       << text;
   EXPECT_TRUE(differences(describing(root), describing(other)).empty());
   load_text(text, "printed", {}, describing(other));
-  load_text(print(describing(root), true), "printed", {}, describing(other));
+  Root defaults;
+  load_text(print_documented(describing(root), describing(defaults)), "printed", {}, describing(other));
   other.model.attention.theta = 5;
   EXPECT_EQ(differences(describing(root), describing(other)),
             std::vector<std::string>{"model.attention.theta: 10000 -> 5"});

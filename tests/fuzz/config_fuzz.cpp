@@ -25,8 +25,9 @@ void read(Bytes input) {
       refusal([&] { config::load_text(text, kName, overrides, config::describing(config)); }, kMostLines);
   if (refused) return;
   // What was read prints to a file that reads back the same: every checkpoint relies on it.
-  const std::string printed = config::print(config::describing(config), /*with_docs=*/true);
-  train::RunConfig again;
+  train::RunConfig defaults, again;
+  const std::string printed =
+      config::print_documented(config::describing(config), config::describing(defaults));
   config::load_text(printed, "printed", {}, config::describing(again));
   const auto differences = config::differences(config::describing(config), config::describing(again));
   require(differences.empty(), "reads back changed: " + join(differences, ", "));

@@ -80,13 +80,18 @@ TEST(RunConfig, ShippedFilesTakeTheUsualOverrides) {
 }
 
 TEST(RunConfig, PrintsWhatItReads) {
-  RunConfig config, again;
+  RunConfig config, again, defaults;
   config.data.train = "packed";
   config.train.precision = Precision::bf16;
   config.data.documents = DocumentMode::packed;
   config.model.layers = 3;
-  config::load_text(config::print(config::describing(config), true), "printed", {},
-                    config::describing(again));
+  const std::string text = config::print_documented(config::describing(config), config::describing(defaults));
+  EXPECT_NE(text.find("  # decoder layers (at least 1; default 12)\n  layers: 3\n"), std::string::npos)
+      << text;
+  // Also of keys that the defaults themselves do not use.
+  EXPECT_NE(text.find("slope of the first ALiBi head (greater than 0; default 1)"), std::string::npos)
+      << text;
+  config::load_text(text, "printed", {}, config::describing(again));
   EXPECT_TRUE(config::differences(config::describing(config), config::describing(again)).empty());
 }
 

@@ -37,9 +37,12 @@ enum class Unused { refused, allowed };
 void load_text(const std::string& text, const std::string& name, const std::vector<std::string>& overrides,
                const Describe& describe, Unused unused = Unused::refused);
 
-/// The struct as YAML that load() reads back to equal values; with_docs adds each field's documentation as
-/// a comment.
-std::string print(const Describe& describe, bool with_docs = false);
+/// The struct as YAML that load() reads back to equal values.
+std::string print(const Describe& describe);
+
+/// The same, each field under a comment: its documentation, what is valid, and its default, which is the
+/// value that `defaults` (another struct of that type) holds.
+std::string print_documented(const Describe& describe, const Describe& defaults);
 
 /// Dotted key and both values for each field that differs: "optim.lr: 0.001 -> 0.0003".
 std::vector<std::string> differences(const Describe& before, const Describe& after);

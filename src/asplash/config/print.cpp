@@ -2,6 +2,7 @@
 #include <map>
 #include <utility>
 
+#include "asplash/base/error.h"
 #include "asplash/base/text.h"
 #include "asplash/config/config.h"
 #include "asplash/config/values.h"
@@ -71,30 +72,65 @@ class FieldTexts : public Fields {
   std::string next_unused_;  ///< key of the field described next, if it is not used
 };
 
+/// Dotted keys and their values, in order.
+class Flattener final : public FieldTexts {
+ public:
+  explicit Flattener(bool with_unused) : with_unused_(with_unused) {}
+  std::vector<std::pair<std::string, std::string>> take() { return std::move(values_); }
+
+ protected:
+  void text(const std::string& key, const std::string& value, const std::string&, const std::string&,
+            bool used) override {
+    if (used || with_unused_) values_.emplace_back(prefix_ + key, value);
+  }
+  void begin_section(const char* key, const char*) override { prefix_ += std::string(key) + "."; }
+  void end_section() override {
+    prefix_.pop_back();
+    prefix_.erase(prefix_.find_last_of('.') + 1);
+  }
+
+ private:
+  bool with_unused_;
+  std::string prefix_;
+  std::vector<std::pair<std::string, std::string>> values_;
+};
+
+std::vector<std::pair<std::string, std::string>> flatten(const Describe& describe, bool with_unused = false) {
+  Flattener flattener(with_unused);
+  describe(flattener);
+  return flattener.take();
+}
+
 class Printer final : public FieldTexts {
   struct Section {
     size_t start;  ///< in out_, behind its own line
     bool holds_keys;
+    std::string prefix;  ///< of its keys' dotted names
   };
 
  public:
-  explicit Printer(bool with_docs) : with_docs_(with_docs) {}
+  Printer() = default;
+  /// With documentation. defaults: of each dotted key.
+  explicit Printer(std::map<std::string, std::string> defaults)
+      : with_docs_(true), defaults_(std::move(defaults)) {}
   std::string take() { return std::move(out_); }
 
  protected:
   void text(const std::string& key, const std::string& value, const std::string& doc,
             const std::string& valid, bool used) override {
-    comment(valid.empty() ? doc : doc + " (" + valid + ")");
+    if (with_docs_)
+      comment(
+          str(doc, " (", valid, valid.empty() ? "" : "; ", "default ", defaults_.at(prefix() + key), ")"));
     out_ += indent() + (used ? "" : "# not used: ") + key + ": " + value + "\n";
     if (used && !sections_.empty()) sections_.back().holds_keys = true;
   }
 
   void begin_section(const char* key, const char* doc) override {
     if (with_docs_ && !out_.empty()) out_ += "\n";
-    comment(doc);
+    if (with_docs_) comment(doc);
     out_ += indent() + key + ":\n";
     if (!sections_.empty()) sections_.back().holds_keys = true;
-    sections_.push_back({out_.size(), false});
+    sections_.push_back({out_.size(), false, prefix() + key + "."});
   }
 
   void end_section() override {
@@ -105,9 +141,9 @@ class Printer final : public FieldTexts {
 
  private:
   std::string indent() const { return std::string(2 * sections_.size(), ' '); }
+  std::string prefix() const { return sections_.empty() ? "" : sections_.back().prefix; }
 
   void comment(const std::string& text) {
-    if (!with_docs_) return;
     const std::string start = indent() + "#";
     std::string line = start;
     size_t begin = 0;
@@ -124,42 +160,23 @@ class Printer final : public FieldTexts {
     if (line != start) out_ += line + "\n";
   }
 
-  bool with_docs_;
+  bool with_docs_ = false;
+  std::map<std::string, std::string> defaults_;
   std::string out_;
   std::vector<Section> sections_;
 };
 
-/// Dotted keys and their values, in order.
-class Flattener final : public FieldTexts {
- public:
-  std::vector<std::pair<std::string, std::string>> take() { return std::move(values_); }
-
- protected:
-  void text(const std::string& key, const std::string& value, const std::string&, const std::string&,
-            bool used) override {
-    if (used) values_.emplace_back(prefix_ + key, value);
-  }
-  void begin_section(const char* key, const char*) override { prefix_ += std::string(key) + "."; }
-  void end_section() override {
-    prefix_.pop_back();
-    prefix_.erase(prefix_.find_last_of('.') + 1);
-  }
-
- private:
-  std::string prefix_;
-  std::vector<std::pair<std::string, std::string>> values_;
-};
-
-std::vector<std::pair<std::string, std::string>> flatten(const Describe& describe) {
-  Flattener flattener;
-  describe(flattener);
-  return flattener.take();
-}
-
 }  // namespace
 
-std::string print(const Describe& describe, bool with_docs) {
-  Printer printer(with_docs);
+std::string print(const Describe& describe) {
+  Printer printer;
+  describe(printer);
+  return printer.take();
+}
+
+std::string print_documented(const Describe& describe, const Describe& defaults) {
+  const auto values = flatten(defaults, /*with_unused=*/true);
+  Printer printer({values.begin(), values.end()});
   describe(printer);
   return printer.take();
 }

@@ -123,7 +123,8 @@ int run(const TrainOptions& options) {
   const InterruptGuard interrupts;
   RunConfig config = load_config(options);
   if (options.print_config) {
-    std::cout << config::print(config::describing(config), /*with_docs=*/true);
+    RunConfig defaults;
+    std::cout << config::print_documented(config::describing(config), config::describing(defaults));
     return 0;
   }
   const Setup setup = prepare(options, config);
