@@ -7,9 +7,10 @@
 /// A shard on disk, little-endian:
 ///
 ///     [0, 4096)                header: ShardHeader, then zeros
-///     [4096, index_offset)     tokens: uint16 (vocabulary up to 65536) or uint32, zeros up to a multiple of
-///     16 [index_offset, table)    index: one DocumentEntry for each document [table_offset, end)      table:
-///     XXH3-64 of each block of 1 MiB of the tokens, then of the index
+///     [4096, index_offset)     tokens: uint16 (vocabulary up to 65536) or uint32, then zeros up to a
+///                              multiple of 16 bytes
+///     [index_offset, table)    index: one DocumentEntry for each document
+///     [table_offset, end)      table: XXH3-64 of each block of 1 MiB of the tokens, then of the index
 ///
 /// (the last block of either part may be shorter). The header's checksum covers the header and the table, the
 /// table covers the rest, and the manifest repeats the checksum: it names the whole shard. Opening reads the
