@@ -18,26 +18,24 @@ struct EntmaxOptions {
 
 /// Entmax attention, differentiable in query, key and value.
 ///
-///     x_ij = scale * query_i . key_j - slope_h * |i + (k_tokens - q_tokens) - j|     (slope term: ALiBi
-///     only) p_ij = [(alpha - 1) x_ij - tau_i]_+ ^ (1 / (alpha - 1)),  sum_j p_ij = 1,  out_i = sum_j p_ij
-///     value_j
+///     x_ij = scale * query_i . key_j - slope_h * |i + (k_tokens - q_tokens) - j|   (slope term: ALiBi only)
+///     p_ij = [(alpha - 1) x_ij - tau_i]_+ ^ (1 / (alpha - 1)),   sum_j p_ij = 1
+///     out_i = sum_j p_ij value_j
 ///
 /// over the keys that query i may see (Peters, Niculae & Martins 2019, arXiv 1905.05702). tau is exact:
 /// solved until the support is stable, not for a fixed number of steps.
 ///
 /// query:         [batch, heads, q_tokens, head_dim]
-/// key, value:    [batch, kv_heads, k_tokens, head_dim], heads % kv_heads == 0; query head h uses key/value
-/// head
-///                h / (heads / kv_heads)
+/// key, value:    [batch, kv_heads, k_tokens, head_dim], heads % kv_heads == 0; query head h uses
+///                key/value head h / (heads / kv_heads)
 /// alibi_slopes:  [heads] fp32, >= 0, or nullptr: no position bias
-/// cu_seqlens_q, cu_seqlens_k: [documents + 1] int32, 0 = first <= ... <= last = tokens, both or neither
-///                (nullptr); batch must be 1. Document d's queries see document d's keys only, aligned at its
-///                end
+/// cu_seqlens_q, cu_seqlens_k:
+///                [documents + 1] int32, 0 = first <= ... <= last = tokens, both or neither (nullptr); batch
+///                must be 1. Document d's queries see document d's keys only, aligned at its end
 /// statistics:    if not nullptr, receives a fresh fp64 tensor [4] on the query's device (no gradient):
-/// all-zero
-///                64 x 64 tiles, tiles with at least one visible pair, sum of the support sizes, rows that
-///                see a key. Callers add the tensors of several calls. Tiles count from each document's first
-///                token.
+///                all-zero 64 x 64 tiles, tiles with at least one visible pair, sum of the support sizes,
+///                rows that see a key. Callers add the tensors of several calls. Tiles count from each
+///                document's first token.
 /// Returns [batch, heads, q_tokens, head_dim] in query's dtype. Rows that see no key are zero, with zero
 /// gradients.
 ///
