@@ -49,6 +49,8 @@ class Reference {
         }
       }
     }
+    result_.grad_query_size = std::sqrt(query_squares_);
+    result_.grad_key_size = std::sqrt(key_squares_);
     return result_;
   }
 
@@ -152,6 +154,11 @@ class Reference {
       const double w = std::pow(u, exponent_ - 1), p = w * u;
       const double grad =
           static_cast<double>(p_.scale) * w * (dot(grad_out, in_.value.data() + key_at) - delta);
+      const float* const value = in_.value.data() + key_at;
+      const double size = std::pow(static_cast<double>(p_.scale) * w, 2) * dot(grad_out, grad_out) *
+                          dot(value, value) / p_.head_dim;
+      query_squares_ += size * dot(in_.key.data() + key_at, in_.key.data() + key_at);
+      key_squares_ += size * dot(in_.query.data() + row * dim, in_.query.data() + row * dim);
       for (size_t d = 0; d < dim; ++d) {
         result_.grad_query[row * dim + d] += grad * static_cast<double>(in_.key[key_at + d]);
         result_.grad_key[key_at + d] += grad * static_cast<double>(in_.query[row * dim + d]);
@@ -163,6 +170,7 @@ class Reference {
   const AttentionProblem& p_;
   const AttentionInputs& in_;
   double alpha_, exponent_;
+  double query_squares_ = 0, key_squares_ = 0;
   AttentionReference result_;
 };
 
@@ -198,15 +206,16 @@ void round_to(kernels::ElementType type, AttentionInputs& inputs) {
     round_to(type, *numbers);
 }
 
-double relative_error(const std::vector<float>& a, const std::vector<double>& b) {
-  double error = 0, size = 0;
+double relative_error(const std::vector<float>& a, const std::vector<double>& b, double size) {
+  double error = 0, squares = 0;
   for (size_t i = 0; i < b.size(); ++i) {
     if (!std::isfinite(b[i])) continue;
     const double difference = static_cast<double>(a[i]) - b[i];
     error += difference * difference;
-    size += b[i] * b[i];
+    squares += b[i] * b[i];
   }
-  return std::sqrt(size > 0 ? error / size : error);
+  const double norm = std::max(std::sqrt(squares), size);
+  return norm > 0 ? std::sqrt(error) / norm : std::sqrt(error);
 }
 
 int64_t first_nan_mismatch(const std::vector<float>& a, const std::vector<double>& b) {

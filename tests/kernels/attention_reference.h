@@ -46,6 +46,9 @@ struct AttentionReference {
   int64_t support = 0, rows = 0;
   int64_t at_edge = 0;  ///< visible pairs so near the threshold that fp32 may see them on its other side
   double largest_score = 0;
+  /// Frobenius norms that grad_query and grad_key would have if dO.v and delta did not cancel: a row with one
+  /// key has zero gradients, and the error of their difference.
+  double grad_query_size = 0, grad_key_size = 0;
 };
 
 AttentionReference attention_reference(const AttentionProblem& problem, const AttentionInputs& inputs);
@@ -57,8 +60,9 @@ AttentionInputs normal_inputs(const AttentionProblem& problem, double spread, un
 void round_to(kernels::ElementType type, std::vector<float>& numbers);
 void round_to(kernels::ElementType type, AttentionInputs& inputs);
 
-/// |a - b| / |b| in the Frobenius norm (|a| where b is 0) over the numbers that are finite in b.
-double relative_error(const std::vector<float>& a, const std::vector<double>& b);
+/// |a - b| / max(|b|, size) in the Frobenius norm, over the numbers that are finite in b; |a - b| if both are
+/// 0.
+double relative_error(const std::vector<float>& a, const std::vector<double>& b, double size = 0);
 
 /// Where one is NaN and the other is not; -1: nowhere.
 int64_t first_nan_mismatch(const std::vector<float>& a, const std::vector<double>& b);
