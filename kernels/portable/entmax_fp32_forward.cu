@@ -133,7 +133,7 @@ struct Rows {
   int visible[kOwn];  // keys
   float maximum[kOwn];
   float threshold[kOwn];
-  int passes[kOwn];
+  unsigned passes = 0;  // of thresholds; byte i is row i's
 };
 
 /// The scores in place of the products, -infinity where a row does not see the key. Bit i of the result: row
@@ -224,14 +224,13 @@ __device__ void solve(const RowTile& t, float exponent, Rows& rows) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     progress[i] = isnan(rows.threshold[i]) ? Progress::final : Progress::newton;
-    rows.passes[i] = 0;
   }
   for (int pass = 0; pass < kMostPasses; ++pass) {
     bool moving = false;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       moving = moving || progress[i] != Progress::final;
-      rows.passes[i] += progress[i] != Progress::final;
+      rows.passes += static_cast<unsigned>(progress[i] != Progress::final) << 8 * i;
     }
     if (!__syncthreads_or(moving)) break;
     RowSums sums[kOwn];
@@ -264,7 +263,7 @@ __device__ void solve(const RowTile& t, float exponent, Rows& rows) {
 }
 
 /// Counts in shared memory, then once per block in global memory: integers, so that the order is free.
-__device__ void add_statistics(const RowTile& t, const Rows& rows, const int (&support)[kOwn]) {
+__device__ void add_statistics(const RowTile& t, const Rows& rows, int support) {
   __shared__ int counters[EntmaxStatistics::kCounters];
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < EntmaxStatistics::kCounters) counters[thread] = 0;
@@ -272,13 +271,13 @@ __device__ void add_statistics(const RowTile& t, const Rows& rows, const int (&s
   for (int word = thread; word * 32 < t.visible_tiles; word += kThreads) {
     atomicAdd(counters + EntmaxStatistics::kZeroTiles, -__popc(t.mask[word]));
   }
+  atomicAdd(counters + EntmaxStatistics::kSupport, support);
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
-    const int found = add_row(support[i]);
     if (own_column() != 0 || rows.visible[i] == 0) continue;
-    atomicAdd(counters + EntmaxStatistics::kSupport, found);
+    const int passes = static_cast<int>(rows.passes >> 8 * i & 0xFF);
     atomicAdd(counters + EntmaxStatistics::kRows, 1);
-    atomicAdd(counters + EntmaxStatistics::kPasses + min(max(rows.passes[i], 1), 4) - 1, 1);
+    atomicAdd(counters + EntmaxStatistics::kPasses + min(max(passes, 1), 4) - 1, 1);
   }
   if (thread == 0) {
     atomicAdd(counters + EntmaxStatistics::kZeroTiles, t.visible_tiles);
@@ -301,7 +300,7 @@ __device__ void write_output(const RowTile& t, float exponent, const Rows& rows,
   clear<head_dim>(out);
   clear<head_dim>(mean);
   ExactSum weight_sum[kOwn];
-  int support[kOwn] = {};
+  int support = 0;
   narrow_mask<head_dim>(t, [&](int first_key, Tile& z) {
     score_tile(t, rows, first_key, z);
     bool keep = false;
@@ -319,7 +318,7 @@ __device__ void write_output(const RowTile& t, float exponent, const Rows& rows,
         w_tile[at] = w;
         p_tile[at] = w > 0 ? w * u : 0.0F;
         sum += w;
-        support[i] += u > 0;
+        support += u > 0;
         positive |= static_cast<unsigned>(u > 0) << (kOwn * i + j);
       }
       weight_sum[i].add(sum);

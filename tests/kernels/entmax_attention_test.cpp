@@ -378,11 +378,14 @@ TEST_P(EntmaxAttentionCasesGpu, AgreesWithItsDefinition) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Table, EntmaxAttentionCasesGpu,
-    testing::Combine(testing::Values(ElementType::fp32, ElementType::bf16, ElementType::fp16),
-                     testing::ValuesIn(all_cases())),
-    [](const auto& info) { return type_name(std::get<0>(info.param)) + "_" + std::get<1>(info.param).name; });
+INSTANTIATE_TEST_SUITE_P(Table, EntmaxAttentionCasesGpu,
+                         testing::Combine(testing::Values(ElementType::fp32, ElementType::bf16,
+                                                          ElementType::fp16),
+                                          testing::ValuesIn(all_cases())),
+                         [](const auto& instance) {
+                           return type_name(std::get<0>(instance.param)) + "_" +
+                                  std::get<1>(instance.param).name;
+                         });
 
 const Case& mixed_case() {
   static const Case c = {"mixed", with(square(700, 64, 6), [](auto& p) {
@@ -399,7 +402,7 @@ TEST_P(EntmaxAttentionGpu, RepeatsBitwiseWhateverTheMemoryHeld) {
   first.forward();
   first.backward();
   const AttentionResult expected = first.result();
-  for (const uint8_t fill : {0x00, 0x3F, 0x7F}) {
+  for (const uint8_t fill : {uint8_t{0x00}, uint8_t{0x3F}, uint8_t{0x7F}}) {
     const AttentionRun run(GetParam(), mixed_case().problem, inputs, fill);
     run.forward();
     run.backward();
@@ -482,7 +485,7 @@ TEST_P(EntmaxAttentionGpu, WeightsSumToOne) {
 
 INSTANTIATE_TEST_SUITE_P(Types, EntmaxAttentionGpu,
                          testing::Values(ElementType::fp32, ElementType::bf16, ElementType::fp16),
-                         [](const auto& info) { return type_name(info.param); });
+                         [](const auto& instance) { return type_name(instance.param); });
 
 TEST(EntmaxAttention, WorkspaceIsLinearInTokens) {
   for (const ElementType type : {ElementType::fp32, ElementType::bf16}) {
