@@ -1,9 +1,10 @@
-// Entry points of entmax attention: checks, the workspace, where documents' tiles begin, choice of the kernels.
-
-#include "asplash/kernels/entmax_attention.h"
+// Entry points of entmax attention: checks, the workspace, where documents' tiles begin, choice of the
+// kernels.
 
 #include <algorithm>
 
+#include "asplash/kernels/entmax_attention.h"
+#include "portable/entmax_fp32.h"
 #include "portable/entmax_kernels.cuh"
 
 namespace asplash::kernels {
@@ -44,15 +45,32 @@ cudaError_t prepare_documents(const Launch& launch, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-bool choose(int head_dim, ElementType type, KernelSet& set) {
-  switch (head_dim) {
-    case 32: set = kernel_set<32>(type); return true;
-    case 64: set = kernel_set<64>(type); return true;
-    case 96: set = kernel_set<96>(type); return true;
-    case 128: set = kernel_set<128>(type); return true;
-    case 256: set = kernel_set<256>(type); return true;
-    default: return false;
+/// The kernels for the shape's type and head_dim. False where there are none.
+bool choose(const EntmaxAttentionShape& shape, KernelSet& set) {
+  switch (shape.head_dim) {
+    case 32:
+      set = kernel_set<32>(shape.type);
+      break;
+    case 64:
+      set = kernel_set<64>(shape.type);
+      break;
+    case 96:
+      set = kernel_set<96>(shape.type);
+      break;
+    case 128:
+      set = kernel_set<128>(shape.type);
+      break;
+    case 256:
+      set = kernel_set<256>(shape.type);
+      break;
+    default:
+      return false;
   }
+  if (shape.type == ElementType::fp32) {
+    const int shared = entmax_fp32_shared_bytes(shape);
+    set = {shared, shared, entmax_forward_fp32, entmax_backward_fp32};
+  }
+  return true;
 }
 
 /// Parts of the workspace, one after the other. Those that the backward clears stand together at its end.
@@ -85,7 +103,8 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
     return workspace.bytes();
   }
   workspace.take(launch.delta, rows);
-  workspace.take(launch.row_quantum, rows);
+  workspace.take(launch.row_quanta, rows);
+  workspace.take(launch.broken_rows, size_t(s.batch) * s.heads);
   workspace.take(launch.value_maximum, kv_heads);
   workspace.take(launch.column_maximum, kv_heads * s.head_dim);
   workspace.take(launch.grad_query_sum, size_t(s.batch) * s.heads * ((s.q_tokens + 7) / 8) * 8 * s.head_dim);
@@ -94,13 +113,16 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
 
 bool valid_tensor(const AttentionTensor& t, ElementType type, int tokens) {
   const int64_t unit = type == ElementType::fp32 ? 4 : 8;
-  return tokens == 0 || (t.data != nullptr && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 &&
-                         t.batch_stride % unit == 0 && t.head_stride % unit == 0 && t.token_stride % unit == 0);
+  return tokens == 0 ||
+         (t.data != nullptr && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.batch_stride % unit == 0 &&
+          t.head_stride % unit == 0 && t.token_stride % unit == 0);
 }
 
 bool valid(const EntmaxAttentionParams& p) {
   const EntmaxAttentionShape& s = p.shape;
-  const auto well_formed = [&](const AttentionTensor& t, int tokens) { return valid_tensor(t, s.type, tokens); };
+  const auto well_formed = [&](const AttentionTensor& t, int tokens) {
+    return valid_tensor(t, s.type, tokens);
+  };
   return s.batch > 0 && s.heads > 0 && s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.q_tokens >= 0 &&
          s.k_tokens >= 0 && s.documents >= 0 && p.alpha > 1 && p.alpha <= 2 && p.workspace != nullptr &&
          reinterpret_cast<uintptr_t>(p.workspace) % 256 == 0 && (p.cu_q != nullptr) == (s.documents > 0) &&
@@ -134,19 +156,22 @@ size_t entmax_backward_workspace(const EntmaxAttentionShape& shape) {
 }
 
 bool entmax_attention_has_head_dim(int head_dim) {
+  EntmaxAttentionShape shape;
+  shape.head_dim = head_dim;
   portable::KernelSet set;
-  return portable::choose(head_dim, ElementType::bf16, set);
+  return portable::choose(shape, set);
 }
 
 cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape) {
   portable::KernelSet set;
-  if (!portable::choose(shape.head_dim, shape.type, set)) return cudaErrorNotSupported;
+  if (!portable::choose(shape, set)) return cudaErrorNotSupported;
   int device = 0, major = 0, shared = 0;
   if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
   if (const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
       error != cudaSuccess)
     return error;
-  if (const cudaError_t error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (const cudaError_t error =
+          cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
       error != cudaSuccess)
     return error;
   constexpr int kStatic = 1024;  // of the kernels, at most
@@ -156,21 +181,22 @@ cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape) {
 
 cudaError_t entmax_attention_forward(const EntmaxAttentionParams& params, cudaStream_t stream) {
   portable::KernelSet set;
-  if (!portable::valid(params) || !portable::choose(params.shape.head_dim, params.shape.type, set) ||
+  if (!portable::valid(params) || !portable::choose(params.shape, set) ||
       !portable::valid_tensor(params.out, params.shape.type, params.shape.q_tokens) ||
       (params.mean_value != nullptr) != (params.weight_sum != nullptr))
     return cudaErrorInvalidValue;
   if (params.shape.q_tokens == 0) return cudaSuccess;
   const portable::Launch launch = portable::make_launch(params, false);
-  if (const cudaError_t error = portable::prepare_documents(launch, stream); error != cudaSuccess) return error;
+  if (const cudaError_t error = portable::prepare_documents(launch, stream); error != cudaSuccess)
+    return error;
   return set.forward(launch, stream);
 }
 
-cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params, const EntmaxAttentionGradients& gradients,
-                                      cudaStream_t stream) {
+cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params,
+                                      const EntmaxAttentionGradients& gradients, cudaStream_t stream) {
   portable::KernelSet set;
   const EntmaxAttentionShape& s = params.shape;
-  if (!portable::valid(params) || !portable::choose(s.head_dim, s.type, set) ||
+  if (!portable::valid(params) || !portable::choose(s, set) ||
       !portable::valid_tensor(gradients.grad_out, s.type, s.q_tokens) ||
       !portable::valid_tensor(gradients.grad_query, s.type, s.q_tokens) ||
       !portable::valid_tensor(gradients.grad_key, s.type, s.k_tokens) ||
@@ -179,7 +205,8 @@ cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params, const
     return cudaErrorInvalidValue;
   portable::Launch launch = portable::make_launch(params, true);
   launch.gradients = gradients;
-  if (const cudaError_t error = portable::prepare_documents(launch, stream); error != cudaSuccess) return error;
+  if (const cudaError_t error = portable::prepare_documents(launch, stream); error != cudaSuccess)
+    return error;
   return set.backward(launch, stream);
 }
 

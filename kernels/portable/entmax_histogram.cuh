@@ -6,13 +6,14 @@
 
 /// Histogram of one row's largest scores in shared memory and the threshold that it implies.
 ///
-/// A score z is counted in bin round((z - anchor) bins_per_unit), modulo the ring. Only scores above a lower bound
-/// of the threshold, itself at least max - 1, are counted, so the live bins span one unit: less than the ring. When
-/// the maximum rises, the slots that come into the window are cleared before use; when it rises by a unit or more,
-/// nothing counted so far matters and the row starts anew with another anchor.
+/// Counted are scores within (lower, lower + 1], lower being a bound of the threshold: a score above lower +
+/// 1 proves a better bound, itself minus 1, and then what was below that no longer matters. A score z is in
+/// bin round((z - anchor) bins_per_unit), modulo the ring; the window spans one unit, less than the ring.
+/// When it moves up, the slots that come into it are cleared; when it moves by a unit or more, the row starts
+/// anew with another anchor.
 ///
-/// Two 16-bit counters share a word where a row has at most 65535 keys, so that they cannot overflow; longer rows
-/// get 32-bit counters and half of the bins. How many bins are worth their memory: docs/kernels.md.
+/// Two 16-bit counters share a word where a row has at most 65535 keys, so that they cannot overflow; longer
+/// rows get 32-bit counters and half of the bins. How many bins are worth their memory: docs/kernels.md.
 namespace asplash::kernels::portable {
 
 #ifndef ASPLASH_HISTOGRAM_WORDS
@@ -25,13 +26,13 @@ struct HistogramFormat {
   int ring;             ///< slots, a power of two
   int half;             ///< 1: two 16-bit counters a word, 0: one 32-bit counter
   float bins_per_unit;  ///< < ring - 4
-
-  __device__ float width() const { return 1 / bins_per_unit; }
+  float width;          ///< 1 / bins_per_unit
 };
 
 __device__ inline HistogramFormat histogram_format(int keys) {
-  return keys <= 65535 ? HistogramFormat{2 * kHistogramWords, 1, 2.0F * kHistogramWords - 6}
-                       : HistogramFormat{kHistogramWords, 0, kHistogramWords - 6.0F};
+  constexpr float kPairs = 2 * kHistogramWords - 6, kSingles = kHistogramWords - 6;
+  return keys <= 65535 ? HistogramFormat{2 * kHistogramWords, 1, kPairs, 1 / kPairs}
+                       : HistogramFormat{kHistogramWords, 0, kSingles, 1 / kSingles};
 }
 
 /// Adding this rounds to an integer in the low mantissa bits (|x| < 2^22).
@@ -41,9 +42,20 @@ __device__ inline int bin_of(float z, float anchor, const HistogramFormat& forma
   return __float_as_int(fmaf(z - anchor, format.bins_per_unit, kRoundingShift)) - 0x4B400000;
 }
 
-__device__ inline void count_score(uint32_t* row, float z, float anchor, const HistogramFormat& format) {
-  const int slot = bin_of(z, anchor, format) & (format.ring - 1);
-  atomicAdd(row + (slot >> format.half), 1U << ((slot & format.half) * 16));
+/// Where `yes`: counts z = product * factor. (A branch would cost more.)
+__device__ inline void count_score(uint32_t row, float product, float factor, float anchor,
+                                   const HistogramFormat& format, bool yes) {
+  const float bin = fmaf(fmaf(product, factor, -anchor), format.bins_per_unit, kRoundingShift);
+  const uint32_t slot = __float_as_uint(bin) & (format.ring - 1);
+  const uint32_t address = row + (slot >> format.half) * 4, one = format.half ? 1 + (slot & 1) * 0xFFFFU : 1;
+  asm volatile(
+      "{\n"
+      ".reg .pred yes;\n"
+      "setp.ne.s32 yes, %2, 0;\n"
+      "@yes red.shared.add.u32 [%0], %1;\n"
+      "}\n" ::"r"(address),
+      "r"(one), "r"(static_cast<int>(yes))
+      : "memory");
 }
 
 __device__ inline uint32_t count_at(const uint32_t* row, int bin, const HistogramFormat& format) {
@@ -52,20 +64,22 @@ __device__ inline uint32_t count_at(const uint32_t* row, int bin, const Histogra
   return format.half ? (word >> ((slot & 1) * 16)) & 0xFFFFU : word;
 }
 
-/// The 4 lanes of a row's quad clear the slots that a rise of the maximum brings into the window.
-/// Returns the row's anchor from now on.
-__device__ inline float raise_maximum(uint32_t* row, float old_maximum, float maximum, float anchor,
-                                      const HistogramFormat& format) {
-  const int lane = threadIdx.x % 4;
-  if (!(maximum - old_maximum < 1)) {
-    for (int i = lane; i < kHistogramWords; i += 4) row[i] = 0;
-    return maximum;
+/// Clears the slots that come into the window when its top moves from old_top to top; lane `lane` of `lanes`
+/// that share the work. Returns the row's anchor from now on.
+__device__ inline float move_window(uint32_t* row, float old_top, float top, float anchor,
+                                    const HistogramFormat& format, int lane, int lanes) {
+  if (!(top - old_top < 1)) {
+    for (int i = lane; i < kHistogramWords; i += lanes) row[i] = 0;
+    return top;
   }
-  const int last = bin_of(maximum, anchor, format);
-  for (int bin = bin_of(old_maximum, anchor, format) + 1 + lane; bin <= last; bin += 4) {
+  const int last = bin_of(top, anchor, format) | format.half;  // words are read as a whole
+#pragma unroll 1
+  for (int bin = bin_of(old_top, anchor, format) + 1 + lane; bin <= last; bin += lanes) {
     const int slot = bin & (format.ring - 1);
-    if (format.half) atomicAnd(row + (slot >> 1), 0xFFFFU << ((~slot & 1) * 16));
-    else row[slot] = 0;
+    if (format.half)
+      reinterpret_cast<uint16_t*>(row)[slot] = 0;
+    else
+      row[slot] = 0;
   }
   return anchor;
 }
@@ -75,8 +89,8 @@ struct ThresholdBounds {
   float estimate;  ///< expected threshold
 };
 
-/// Root for r other than 1 and 2: Newton's steps from the left on the r-norm of [y - t]_+ over the bins, y relative
-/// to the maximum.
+/// Root for r other than 1 and 2: Newton's steps from the left on the r-norm of [y - t]_+ over the bins, y
+/// relative to the window's top.
 __device__ inline float root_by_newton(const uint32_t* row, int top, float top_y, float exponent,
                                        const HistogramFormat& format) {
   float t = -1;
@@ -84,7 +98,7 @@ __device__ inline float root_by_newton(const uint32_t* row, int top, float top_y
     float total = 0, slope = 0;
     for (int i = 0; i <= static_cast<int>(format.bins_per_unit) + 1; ++i) {
       const uint32_t count = count_at(row, top - i, format);
-      const float u = top_y - i * format.width() - t;
+      const float u = top_y - i * format.width - t;
       if (count == 0 || u <= 0) continue;
       const float w = __powf(u, exponent - 1) * count;
       total += w * u;
@@ -98,44 +112,90 @@ __device__ inline float root_by_newton(const uint32_t* row, int top, float top_y
   return t;
 }
 
-/// Counting every score at its bin's centre moves it by half a bin width at most, and the threshold with it; that
-/// scores lie evenly within their bins adds width^2 / 12 to the expected square of each.
-__device__ inline ThresholdBounds solve_histogram(const uint32_t* row, float maximum, float anchor, float exponent,
-                                                  const HistogramFormat& format) {
-  const float width = format.width();
-  const int top = bin_of(maximum, anchor, format);
-  const float top_y = top * width + anchor - maximum;
-  float root = -1, estimate = -1;
-  if (exponent == 2.0F || exponent == 1.0F) {
-    float s0 = 0, s1 = 0, s2 = 0;
-    for (int i = 0; i <= static_cast<int>(format.bins_per_unit) + 1; ++i) {
-      const uint32_t number = count_at(row, top - i, format);
-      if (number == 0) continue;
-      // The root lies above this bin if the scores above it already weigh more than 1 at its upper edge.
-      const float y = top_y - i * width, edge = y + width / 2;
-      const float mass = exponent == 2.0F ? s2 + edge * (edge * s0 - 2 * s1) : s1 - edge * s0;
-      if (mass >= 1) break;
-      const float count = number;
-      s0 += count;
-      s1 += count * y;
-      s2 += count * y * y;
-    }
-    if (exponent == 1.0F) {
-      root = estimate = (s1 - 1) / s0;
+/// Moments of the bins whose scores lie above the root: n, sum y, sum y^2.
+struct Moments {
+  float n = 0, y = 0, y2 = 0;
+
+  __device__ void add(float count, float at) {
+    n += count;
+    y = fmaf(count, at, y);
+    y2 = fmaf(count, at * at, y2);
+  }
+  /// What these scores weigh at the threshold t.
+  template <bool square>
+  __device__ float mass(float t) const {
+    return square ? fmaf(t, fmaf(t, n, -2 * y), y2) : fmaf(-t, n, y);
+  }
+};
+
+/// Walks down the bins until they weigh 1 at the upper edge of the next, which then lies below the root.
+/// Batches of eight bins are only looked at one by one where the walk ends.
+template <bool square>
+__device__ inline Moments moments_above_root(const uint32_t* row, int top, float top_y,
+                                             const HistogramFormat& format) {
+  constexpr int kBatch = 8;
+  const float width = format.width;
+  const int first_bin = top | format.half, bins = format.ring - kBatch;
+  float y = fmaf(static_cast<float>(first_bin - top), width, top_y);
+  Moments sums;
+  for (int first = 0; first <= bins; first += kBatch, y -= kBatch * width) {
+    float counts[kBatch];
+    if (format.half) {
+#pragma unroll
+      for (int i = 0; i < kBatch; i += 2) {
+        const uint32_t word = row[((first_bin - first - i) & (format.ring - 1)) >> 1];
+        counts[i] = static_cast<float>(word >> 16);
+        counts[i + 1] = static_cast<float>(word & 0xFFFFU);
+      }
     } else {
-      // (s1 - sqrt(s1^2 - s0 (s2 - 1))) / s0 by central moments, which do not cancel.
-      const float mean = s1 / s0, spread = s2 - s1 * mean;
-      root = mean - sqrtf(fmaxf(1 - spread, 0) / s0);
-      estimate = mean - sqrtf(fmaxf(1 - spread - s0 * width * width / 12, 0) / s0);
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i)
+        counts[i] = static_cast<float>(row[(first_bin - first - i) & (format.ring - 1)]);
     }
+    Moments next = sums;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) next.add(counts[i], y - i * width);
+    if (next.template mass<square>(y - (kBatch - 0.5F) * width) < 1) {
+      sums = next;
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const float at = y - i * width;
+      const bool above = sums.template mass<square>(at + width / 2) < 1;
+      sums.add(above ? counts[i] : 0.0F, at);
+    }
+    break;
+  }
+  return sums;
+}
+
+/// Counting every score at its bin's centre moves it by half a bin width at most, and the threshold with it;
+/// that scores lie evenly within their bins adds width^2 / 12 to the expected square of each. window_top:
+/// lower + 1.
+__device__ inline ThresholdBounds solve_histogram(const uint32_t* row, float window_top, float anchor,
+                                                  float exponent, const HistogramFormat& format) {
+  const float width = format.width;
+  const int top = bin_of(window_top, anchor, format);
+  const float top_y = top * width + anchor - window_top;  // y: relative to the window's top
+  float root, estimate;
+  if (exponent == 2.0F) {
+    const Moments sums = moments_above_root<true>(row, top, top_y, format);
+    // (y - sqrt(y^2 - n (y2 - 1))) / n by central moments, which do not cancel.
+    const float mean = sums.y / sums.n, spread = sums.y2 - sums.y * mean;
+    root = mean - sqrtf(fmaxf(1 - spread, 0) / sums.n);
+    estimate = mean - sqrtf(fmaxf(1 - spread - sums.n * width * width / 12, 0) / sums.n);
+  } else if (exponent == 1.0F) {
+    const Moments sums = moments_above_root<false>(row, top, top_y, format);
+    root = estimate = (sums.y - 1) / sums.n;
   } else {
     root = estimate = root_by_newton(row, top, top_y, exponent, format);
   }
   ThresholdBounds bounds;
-  bounds.lower = maximum + fmaxf(root - width / 2 - 2e-5F, -1.0F);
-  bounds.estimate = fmaxf(maximum + estimate, bounds.lower);
-  // Rounding of maximum + root for large scores.
-  bounds.lower -= 4e-7F * fabsf(maximum);
+  bounds.lower = window_top + fmaxf(root - width / 2 - 2e-5F, -1.0F);
+  bounds.estimate = fmaxf(window_top + estimate, bounds.lower);
+  // Rounding of window_top + root for large scores.
+  bounds.lower -= 4e-7F * fabsf(window_top);
   return bounds;
 }
 

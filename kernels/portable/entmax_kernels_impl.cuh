@@ -10,8 +10,8 @@
 namespace asplash::kernels::portable {
 
 template <typename Kernel, typename... Arguments>
-cudaError_t launch_kernel(Kernel kernel, dim3 grid, int shared_bytes, cudaStream_t stream, const Launch& launch,
-                          Arguments... arguments) {
+cudaError_t launch_kernel(Kernel kernel, dim3 grid, int shared_bytes, cudaStream_t stream,
+                          const Launch& launch, Arguments... arguments) {
   if (const cudaError_t error =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
       error != cudaSuccess)
@@ -24,18 +24,21 @@ template <typename T, int head_dim>
 cudaError_t prepare_keys(const Launch& launch, bool maxima, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
   if (s.k_tokens == 0) return cudaSuccess;
-  return launch_kernel(key_facts_kernel<T, head_dim>, dim3(s.key_tiles(), s.kv_heads, s.batch), 0, stream, launch,
-                       maxima);
+  return launch_kernel(key_facts_kernel<T, head_dim>, dim3(s.key_tiles(), s.kv_heads, s.batch), 0, stream,
+                       launch, maxima);
 }
 
 template <typename T, int head_dim>
 cudaError_t launch_forward(const Launch& launch, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
-  if (const cudaError_t error = prepare_keys<T, head_dim>(launch, false, stream); error != cudaSuccess) return error;
+  if (const cudaError_t error = prepare_keys<T, head_dim>(launch, false, stream); error != cudaSuccess)
+    return error;
   using Scanned = Scan<T, head_dim>;
-  const int scan_tiles = s.documents == 0 ? (s.row_tiles() + Scanned::kRowTiles - 1) / Scanned::kRowTiles : s.row_tiles();
-  if (const cudaError_t error = launch_kernel(entmax_scan_kernel<T, head_dim>, dim3(scan_tiles, s.heads, s.batch),
-                                              Scanned::shared_bytes(s.mask_words()), stream, launch);
+  const int scan_tiles =
+      s.documents == 0 ? (s.row_tiles() + Scanned::kRowTiles - 1) / Scanned::kRowTiles : s.row_tiles();
+  if (const cudaError_t error =
+          launch_kernel(entmax_scan_kernel<T, head_dim>, dim3(scan_tiles, s.heads, s.batch),
+                        Scanned::shared_bytes(s.mask_words()), stream, launch);
       error != cudaSuccess)
     return error;
   return launch_kernel(entmax_output_kernel<T, head_dim>, dim3(s.row_tiles(), s.heads, s.batch),
@@ -48,12 +51,13 @@ cudaError_t choose_stages(int& stages) {
   using Layout = Backward<T, head_dim>;
   int device = 0, per_block = 0, per_processor = 0, reserved = 0;
   for (const cudaError_t error :
-       {cudaGetDevice(&device), cudaDeviceGetAttribute(&per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+       {cudaGetDevice(&device),
+        cudaDeviceGetAttribute(&per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         cudaDeviceGetAttribute(&per_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
         cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device)}) {
     if (error != cudaSuccess) return error;
   }
-  constexpr int kStatic = 1024;  // at most
+  constexpr int kStatic = 960;  // at most
   const auto blocks = [&](int count) {
     const int bytes = Layout::shared_bytes(count) + kStatic;
     return bytes > per_block ? 0 : std::min(Layout::kBlocks, per_processor / (bytes + reserved));
@@ -68,13 +72,14 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
   using Layout = Backward<T, head_dim>;
   int stages = 0;
   if (const cudaError_t error = choose_stages<T, head_dim>(stages); error != cudaSuccess) return error;
-  // value_maximum, column_maximum and grad_query_sum lie one after the other.
+  // broken_rows, value_maximum, column_maximum and grad_query_sum lie one after the other.
   const char* end =
       reinterpret_cast<const char*>(launch.grad_query_sum + sum_index(s, int64_t{s.batch} * s.heads, 0, 0));
-  const size_t sums = static_cast<size_t>(end - reinterpret_cast<const char*>(launch.value_maximum));
-  if (const cudaError_t error = cudaMemsetAsync(launch.value_maximum, 0, sums, stream); error != cudaSuccess)
+  const size_t sums = static_cast<size_t>(end - reinterpret_cast<const char*>(launch.broken_rows));
+  if (const cudaError_t error = cudaMemsetAsync(launch.broken_rows, 0, sums, stream); error != cudaSuccess)
     return error;
-  if (const cudaError_t error = prepare_keys<T, head_dim>(launch, true, stream); error != cudaSuccess) return error;
+  if (const cudaError_t error = prepare_keys<T, head_dim>(launch, true, stream); error != cudaSuccess)
+    return error;
   if (s.q_tokens > 0) {
     const dim3 grid((s.q_tokens + kWarps - 1) / kWarps, s.heads, s.batch);
     if (const cudaError_t error = launch_kernel(row_facts_kernel<T, head_dim>, grid, 0, stream, launch);
@@ -89,8 +94,8 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
       return error;
   }
   if (s.q_tokens == 0) return cudaSuccess;
-  return launch_kernel(finish_grad_query_kernel<T, head_dim>, dim3((s.q_tokens + 7) / 8, s.heads, s.batch), 0, stream,
-                       launch);
+  return launch_kernel(finish_grad_query_kernel<T, head_dim>, dim3((s.q_tokens + 7) / 8, s.heads, s.batch), 0,
+                       stream, launch);
 }
 
 template <typename T, int head_dim>
@@ -102,7 +107,8 @@ KernelSet kernel_set_of() {
 
 template <int head_dim>
 KernelSet kernel_set(ElementType type) {
-  return type == ElementType::bf16 ? kernel_set_of<__nv_bfloat16, head_dim>() : kernel_set_of<__half, head_dim>();
+  return type == ElementType::bf16 ? kernel_set_of<__nv_bfloat16, head_dim>()
+                                   : kernel_set_of<__half, head_dim>();
 }
 
 }  // namespace asplash::kernels::portable

@@ -6,26 +6,28 @@
 
 /// Output: one block of four warps takes 64 rows through the candidate tiles of the scan.
 ///
-/// Weights are taken at the scan's estimate of the threshold; beside P V and W V the pass sums, per row, the support
-/// n, S1 = sum w and the mass M = sum p. The threshold then follows in closed form (r = 2: the root of the quadratic
-/// over the support); it lies d away, and O - r d (W V) is right to first order in d: its error is n d^2 for r = 2.
-/// Where |M - 1| or n d^2 is above its tolerance, the block's rows are taken again from their new thresholds. With
-/// the histogram's estimates this is rare (docs/kernels.md: one pass for all but a few rows in a million).
+/// Weights are taken at the scan's estimate of the threshold; beside P V and W V the pass sums, per row, the
+/// support n, S1 = sum w and the mass M = sum p. The threshold then follows in closed form (r = 2: the root
+/// of the quadratic over the support); it lies d away, and O - r d (W V) is right to first order in d: its
+/// error is n d^2 for r = 2. Where |M - 1| or n d^2 is above its tolerance, the block's rows are taken again
+/// from their new thresholds. With the histogram's estimates this is rare (docs/kernels.md: one pass for all
+/// but a few rows in a million).
 ///
-/// The mask that the backward gets holds the tiles with a score above the *lower bound* of some row's threshold, so
-/// that no tile with a positive weight can be missing.
+/// The mask that the backward gets holds the tiles with a score above the *lower bound* of some row's
+/// threshold, so that no tile with a positive weight can be missing.
 namespace asplash::kernels::portable {
 
-/// Largest |M - 1| that the first-order correction may mend. The histogram's estimate leaves, for r = 2, a standard
-/// deviation of 0.58 bin widths: with 58 bins a unit this is five of them.
+/// Largest |M - 1| that the first-order correction may mend. The histogram's estimate leaves, for r = 2, a
+/// standard deviation of 0.58 bin widths: with 58 bins a unit this is five of them.
 constexpr float kMassTolerance = 0.05F;
 constexpr float kGeneralMassTolerance = 0.02F;  ///< r other than 1 and 2: one Newton step follows
-constexpr float kCurvatureTolerance = 5e-4F;    ///< of n d^2, r = 2
+constexpr float kLinearMassTolerance = 1e-4F;   ///< r = 1: weights do not fade towards the threshold
+constexpr float kCurvatureTolerance = 1e-3F;    ///< of n d^2, r = 2
 constexpr int kMaximalPasses = 8;
 
 template <typename T, int head_dim>
 struct Output {
-  static constexpr bool kInRegisters = head_dim <= 96;            ///< the queries
+  static constexpr bool kInRegisters = head_dim <= 32;             ///< the queries
   static constexpr int kChunk = head_dim <= 128 ? head_dim : 128;  ///< output columns of one pass
   static constexpr int kStages = head_dim <= 128 ? 2 : 1;
   using Rows = Tile<T, head_dim>;
@@ -34,9 +36,9 @@ struct Output {
   /// Queries lie where the second stage will, if they move to registers.
   static constexpr int kQueryAt = kInRegisters ? kStageBytes : 0;
   static constexpr int kStageAt = kInRegisters ? 0 : Rows::kBytes;
-  static constexpr int kMasksAt = kStageAt + kStages * kStageBytes;
-  /// Candidate and final mask of the row tile follow.
-  static int shared_bytes(int mask_words) { return kMasksAt + 2 * mask_words * 4; }
+  static constexpr int kMaskAt = kStageAt + kStages * kStageBytes;
+  /// The mask that the backward gets.
+  static int shared_bytes(int mask_words) { return kMaskAt + mask_words * 4; }
   static constexpr int kBlocks = head_dim <= 64 ? 3 : head_dim <= 128 ? 2 : 1;
 };
 
@@ -61,27 +63,30 @@ struct OutputBlock {
   const Launch& launch;
   const RowPlace& place;
   char* shared;
+  const T* keys;    ///< the document's first
+  const T* values;  ///< likewise
+  bool careful;     ///< a value may not be finite
 
   __device__ uint32_t address(int offset) const { return shared_address(shared + offset); }
-  __device__ uint32_t* candidates() const { return reinterpret_cast<uint32_t*>(shared + Layout::kMasksAt); }
-  __device__ uint32_t* final_mask() const { return candidates() + launch.params.shape.mask_words(); }
+  __device__ uint32_t* final_mask() const { return reinterpret_cast<uint32_t*>(shared + Layout::kMaskAt); }
   __device__ int warp_row() const { return threadIdx.x / 32 * 16; }
   __device__ int local_row(int r) const { return warp_row() + r * 8 + threadIdx.x % 32 / 4; }
   __device__ PairRule rule(int key_tile) const {
-    return {launch.params.causal, place.row0 + place.document.offset(), key_tile * kTile, place.document.k_length,
-            place.slope};
+    return {launch.params.causal, place.row0 + place.document.offset(), key_tile * kTile,
+            place.document.k_length, place.slope};
   }
   __device__ bool values_broken(int key_tile) const {
-    return !(launch.key_facts[place.facts_at + key_tile].value_norm < kInfinity);
+    return careful && !(launch.key_facts[place.facts_at + key_tile].value_norm < kInfinity);
   }
   __device__ void load_stage(int key_tile, int chunk, int stage) const {
-    const EntmaxAttentionParams& p = launch.params;
-    const int token = place.document.k_begin + key_tile * kTile, keys = place.document.k_length - key_tile * kTile;
+    const int64_t key_stride = launch.params.key.token_stride,
+                  value_stride = launch.params.value.token_stride;
+    const int rows = place.document.k_length - key_tile * kTile;
     const uint32_t at = address(Layout::kStageAt) + stage * Layout::kStageBytes;
-    Layout::Rows::load(at, token_pointer<T>(p.key, place.batch, place.kv_head, token), p.key.token_stride, keys);
+    Layout::Rows::load(at, keys + key_tile * (kTile * key_stride), key_stride, rows);
     Layout::ValueRows::load(at + Layout::Rows::kBytes,
-                            token_pointer<T>(p.value, place.batch, place.kv_head, token) + chunk * Layout::kChunk,
-                            p.value.token_stride, keys);
+                            values + key_tile * (kTile * value_stride) + chunk * Layout::kChunk, value_stride,
+                            rows);
     commit_copies();
   }
 };
@@ -90,24 +95,24 @@ template <int columns>
 struct OutputAccumulators {
   float p[columns / 8][4];
   float w[columns / 8][4];
+  // Times ones, by the tensor cores: sums over keys, the same in all columns.
+  float slope[4];
+  float support[4];
 };
 
-/// Adds one tile's weights to the sums and its P V, W V to the accumulators.
+/// Adds one tile's weights to the sums and its P V, W V to the accumulators. v: z - taken_at.
 template <typename T, int columns>
-__device__ void add_output(const Scores<1>& z, const OutputRows& state, float exponent, uint32_t values, RowSums& sums,
-                           OutputAccumulators<columns>& o) {
+__device__ inline void add_output(const Scores<1>& v, float exponent, uint32_t values, RowSums& sums,
+                                  OutputAccumulators<columns>& o) {
   PackedScores p, w;
   with_power(exponent, [&](auto power) {
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float u0 = fmaxf(z[0][n][2 * r] - state.taken_at[r], 0);
-        const float u1 = fmaxf(z[0][n][2 * r + 1] - state.taken_at[r], 0);
+        const float u0 = fmaxf(v[0][n][2 * r], 0), u1 = fmaxf(v[0][n][2 * r + 1], 0);
         const float w0 = slope_weight<decltype(power)::value>(u0, exponent);
         const float w1 = slope_weight<decltype(power)::value>(u1, exponent);
-        sums.support[r] += (u0 > 0 ? 1.0F : 0.0F) + (u1 > 0 ? 1.0F : 0.0F);
-        sums.slope[r] += w0 + w1;
         sums.mass[r] = fmaf(w0, u0, fmaf(w1, u1, sums.mass[r]));
         p[n][r] = Element<T>::pack(w0 * u0, w1 * u1);
         w[n][r] = Element<T>::pack(w0, w1);
@@ -125,12 +130,18 @@ __device__ void add_output(const Scores<1>& z, const OutputRows& state, float ex
       Element<T>::multiply_add(o.w[2 * n], w_left, v.x[0], v.x[1]);
       Element<T>::multiply_add(o.w[2 * n + 1], w_left, v.x[2], v.x[3]);
     }
+    const uint32_t ones = Element<T>::pack(1, 1);
+    const Fragment positive = {Element<T>::positive(w_left.x[0]), Element<T>::positive(w_left.x[1]),
+                               Element<T>::positive(w_left.x[2]), Element<T>::positive(w_left.x[3])};
+    Element<T>::multiply_add(o.slope, w_left, ones, ones);
+    Element<T>::multiply_add(o.support, positive, ones, ones);
   }
 }
 
-/// Replaces values that are not finite by zero and marks the rows that give them weight. The block meets twice.
+/// Replaces values that are not finite by zero and marks the rows that give them weight. v: z - taken_at. The
+/// block meets twice.
 template <typename T, int columns>
-__device__ void mend_values(const Scores<1>& z, char* values, OutputRows& state) {
+__device__ void mend_values(const Scores<1>& v, char* values, OutputRows& state) {
   __shared__ bool broken[kTile];
   __syncthreads();
   if (threadIdx.x < kTile) {
@@ -148,54 +159,82 @@ __device__ void mend_values(const Scores<1>& z, char* values, OutputRows& state)
   for (int n = 0; n < 8; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e)
-      if (broken[element_column(n, e)] && z[0][n][e] > state.taken_at[e >> 1]) state.broken[e >> 1] = true;
+      if (broken[element_column(n, e)] && v[0][n][e] > 0) state.broken[e >> 1] = true;
+}
+
+/// z - taken_at of the warp's rows with the tile's keys.
+template <typename T, int head_dim, typename Query>
+__device__ inline void scores_above(const OutputBlock<T, head_dim>& block, const Query& query, int key_tile,
+                                    uint32_t keys, const OutputRows& state, Scores<1>& v) {
+  multiply_rows<T, head_dim>(v, query, keys);
+  const PairRule rule = block.rule(key_tile);
+  const float z_scale = block.launch.z_scale;
+  if (rule.slope == 0 && rule.all_visible(block.warp_row(), kTile)) {
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) v[0][n][e] = fmaf(v[0][n][e], z_scale, -state.taken_at[e >> 1]);
+    return;
+  }
+  to_z<false, true>(v, rule, z_scale, block.warp_row());
+#pragma unroll
+  for (int n = 0; n < 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[0][n][e] -= state.taken_at[e >> 1];
 }
 
 /// One pass over the candidate tiles for the output columns of `chunk`.
 template <typename T, int head_dim, typename Query>
-__device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& query, int chunk, OutputRows& state,
-                            RowSums& sums, OutputAccumulators<Output<T, head_dim>::kChunk>& o) {
+__device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& query, int chunk,
+                            OutputRows& state, RowSums& sums,
+                            OutputAccumulators<Output<T, head_dim>::kChunk>& o) {
   using Layout = Output<T, head_dim>;
-  const int words = block.launch.params.shape.mask_words();
+  __shared__ int list[kThreads], listed;
+  const uint32_t* candidates = block.launch.params.tile_mask + block.place.mask_at;
 #pragma unroll
   for (int n = 0; n < Layout::kChunk / 8; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) o.p[n][e] = o.w[n][e] = 0;
-  int current = next_set(block.candidates(), words, 0), stage = 0;
-  if (current >= 0) block.load_stage(current, chunk, 0);
-  while (current >= 0) {
-    wait_copies<0>();
-    __syncthreads();
-    const int next = next_set(block.candidates(), words, current + 1);
-    if (Layout::kStages == 2 && next >= 0) block.load_stage(next, chunk, 1 - stage);
-    const int at = Layout::kStageAt + stage * Layout::kStageBytes;
-    const PairRule rule = block.rule(current);
-    Scores<1> s;
-    multiply_rows<T, head_dim, 1>(s, query, block.address(at));
-    to_z<false>(s, rule, block.launch.z_scale, block.warp_row());
-    float top[2] = {-kInfinity, -kInfinity};
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      top[0] = fmaxf(top[0], fmaxf(s[0][n][0], s[0][n][1]));
-      top[1] = fmaxf(top[1], fmaxf(s[0][n][2], s[0][n][3]));
-    }
-    const bool active = __any_sync(0xFFFFFFFFU, top[0] > state.lower[0] || top[1] > state.lower[1]);
-    if (active && threadIdx.x % 32 == 0) atomicOr(block.final_mask() + current / 32, 1U << (current % 32));
-    if (block.values_broken(current))
-      mend_values<T, Layout::kChunk>(s, block.shared + at + Layout::Rows::kBytes, state);
-    if (active) {
-      add_output<T, Layout::kChunk>(s, state, block.launch.exponent, block.address(at + Layout::Rows::kBytes), sums,
-                                    o);
-    }
-    if (Layout::kStages == 1) {
+    for (int e = 0; e < 4; ++e) o.p[n][e] = o.w[n][e] = o.slope[e] = o.support[e] = 0;
+  const float gap[2] = {state.lower[0] - state.taken_at[0], state.lower[1] - state.taken_at[1]};
+  for (int base = 0; base < block.place.key_tiles; base += kThreads) {
+    make_list(base, block.place.key_tiles, list, listed,
+              [&](int tile) { return (candidates[tile / 32] >> (tile % 32) & 1U) != 0; });
+    if (listed > 0) block.load_stage(list[0], chunk, 0);
+    for (int i = 0; i < listed; ++i) {
+      const int stage = Layout::kStages == 2 ? i % 2 : 0, tile = list[i];
+      wait_copies<0>();
       __syncthreads();
-      if (next >= 0) block.load_stage(next, chunk, 0);
-    } else {
-      stage = 1 - stage;
+      if (Layout::kStages == 2 && i + 1 < listed) block.load_stage(list[i + 1], chunk, 1 - stage);
+      const int at = Layout::kStageAt + stage * Layout::kStageBytes;
+      Scores<1> v;
+      scores_above<T, head_dim>(block, query, tile, block.address(at), state, v);
+      float top[2] = {-kInfinity, -kInfinity};
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        top[0] = fmaxf(top[0], fmaxf(v[0][n][0], v[0][n][1]));
+        top[1] = fmaxf(top[1], fmaxf(v[0][n][2], v[0][n][3]));
+      }
+      const bool active = __any_sync(0xFFFFFFFFU, top[0] > gap[0] || top[1] > gap[1]);
+      if (active && threadIdx.x % 32 == 0) atomicOr(block.final_mask() + tile / 32, 1U << (tile % 32));
+      if (block.values_broken(tile))
+        mend_values<T, Layout::kChunk>(v, block.shared + at + Layout::Rows::kBytes, state);
+      if (active) {
+        add_output<T, Layout::kChunk>(v, block.launch.exponent, block.address(at + Layout::Rows::kBytes),
+                                      sums, o);
+      }
+      if (Layout::kStages == 1) {
+        __syncthreads();
+        if (i + 1 < listed) block.load_stage(list[i + 1], chunk, 0);
+      }
     }
-    current = next;
+    __syncthreads();
   }
-  __syncthreads();
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    sums.slope[r] = o.slope[2 * r];
+    sums.support[r] = o.support[2 * r];
+    sums.mass[r] = quad_sum(sums.mass[r]);
+  }
 }
 
 /// Distance from the threshold where the sums were taken to the root; r = 2: that of the quadratic.
@@ -204,19 +243,18 @@ __device__ inline float root_distance(float support, float slope, float mass, fl
   return (mass - 1) / (slope + sqrtf(fmaxf(slope * slope - support * (mass - 1), 0)));
 }
 
-/// Closes the sums over the quad; moves taken_at where another pass is needed. True if one is.
+/// Where a row's threshold is; moves taken_at if some row of the block needs another pass.
 struct Outcome {
   float distance[2] = {0, 0};  ///< from taken_at to the threshold
   bool again = false;
 };
-__device__ inline Outcome judge(OutputRows& state, RowSums& sums, float exponent, bool last_try) {
-  const float tolerance = exponent == 2.0F || exponent == 1.0F ? kMassTolerance : kGeneralMassTolerance;
+__device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float exponent, bool last_try) {
+  const float tolerance = exponent == 2.0F   ? kMassTolerance
+                          : exponent == 1.0F ? kLinearMassTolerance
+                                             : kGeneralMassTolerance;
   Outcome outcome;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    sums.support[r] = quad_sum(sums.support[r]);
-    sums.slope[r] = quad_sum(sums.slope[r]);
-    sums.mass[r] = quad_sum(sums.mass[r]);
     if (!(state.taken_at[r] < kInfinity) || state.broken[r]) continue;
     // No score above taken_at: it was rounded up to the largest one. The bound lies below.
     const float d = sums.slope[r] > 0 ? root_distance(sums.support[r], sums.slope[r], sums.mass[r], exponent)
@@ -252,8 +290,9 @@ __device__ void write_output(const OutputBlock<T, head_dim>& block, int chunk, c
     const float p_factor = plain ? 0 : 1 / (sums.mass[r] - mend * sums.slope[r]);
     const float w_factor = plain ? 0 : 1 / sums.slope[r];
     T* out = token_pointer<T>(p.out, block.place.batch, block.place.head, token);
-    T* mean = p.mean_value == nullptr ? nullptr
-                                      : static_cast<T*>(p.mean_value) + (block.place.row_index + row) * head_dim;
+    T* mean = p.mean_value == nullptr
+                  ? nullptr
+                  : static_cast<T*>(p.mean_value) + (block.place.row_index + row) * head_dim;
 #pragma unroll
     for (int n = 0; n < Layout::kChunk / 8; ++n) {
       const int column = chunk * Layout::kChunk + n * 8 + threadIdx.x % 4 * 2;
@@ -269,8 +308,8 @@ __device__ void write_output(const OutputBlock<T, head_dim>& block, int chunk, c
 
 /// tau, the sum of w at it, the tile mask and the statistics of the row tile.
 template <typename T, int head_dim>
-__device__ void write_rows(const OutputBlock<T, head_dim>& block, const OutputRows& state, const RowSums& sums,
-                           const Outcome& outcome, int passes) {
+__device__ void write_rows(const OutputBlock<T, head_dim>& block, const OutputRows& state,
+                           const RowSums& sums, const Outcome& outcome, int passes) {
   const EntmaxAttentionParams& p = block.launch.params;
   unsigned int support = 0, rows = 0;
 #pragma unroll
@@ -324,12 +363,18 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
   }
   __syncthreads();
   if (place.rows == 0) return;
-  const OutputBlock<T, head_dim> block{launch, place, shared};
+  float value_norm = 0;
+  for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads)
+    value_norm = fmaxf(value_norm, launch.key_facts[place.facts_at + tile].value_norm);
+  const OutputBlock<T, head_dim> block{
+      launch,
+      place,
+      shared,
+      token_pointer<const T>(p.key, place.batch, place.kv_head, place.document.k_begin),
+      token_pointer<const T>(p.value, place.batch, place.kv_head, place.document.k_begin),
+      __syncthreads_or(!(value_norm < kInfinity)) != 0};
   const int words = p.shape.mask_words();
-  for (int i = threadIdx.x; i < words; i += kThreads) {
-    block.candidates()[i] = p.tile_mask[place.mask_at + i];
-    block.final_mask()[i] = 0;
-  }
+  for (int i = threadIdx.x; i < words; i += kThreads) block.final_mask()[i] = 0;
   Layout::Rows::load(block.address(Layout::kQueryAt),
                      token_pointer<T>(p.query, place.batch, place.head, place.document.q_begin + place.row0),
                      p.query.token_stride, place.rows);
@@ -353,8 +398,10 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
     __syncthreads();
   }
   const auto query = [&](int, int k) {
-    if constexpr (Layout::kInRegisters) return fragments[k];
-    else return Layout::Rows::left(block.address(Layout::kQueryAt), block.warp_row(), k * 16);
+    if constexpr (Layout::kInRegisters)
+      return fragments[k];
+    else
+      return Layout::Rows::left(block.address(Layout::kQueryAt), block.warp_row(), k * 16);
   };
 
   RowSums sums;

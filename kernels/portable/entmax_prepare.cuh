@@ -5,8 +5,8 @@
 /// Small kernels around the large ones: how large keys, values and rows are, and dQ from its sums.
 namespace asplash::kernels::portable {
 
-/// Norm of the finite numbers of one token's row, by a warp; `broken` where one is not finite. largest: of each
-/// finite number, at [i] for the numbers 2 (lane + 32 i) and the next.
+/// Norm of the finite numbers of one token's row, by a warp; `broken` where one is not finite. largest: of
+/// each finite number, at [i] for the numbers 2 (lane + 32 i) and the next.
 template <typename T, int head_dim>
 __device__ inline float token_norm(const T* token, bool& broken, float2 (&largest)[(head_dim + 63) / 64]) {
   const uint32_t* words = reinterpret_cast<const uint32_t*>(token);
@@ -31,9 +31,11 @@ __device__ inline void atomic_max(float* address, float x) {
   atomicMax(reinterpret_cast<int*>(address), __float_as_int(x));
 }
 
-/// KeyTileFacts of each key tile, one block a tile; with `maxima` (zeroed before) also those of columns and values.
+/// KeyTileFacts of each key tile, one block a tile; with `maxima` (zeroed before) also those of columns and
+/// values.
 template <typename T, int head_dim>
-__global__ void __launch_bounds__(kThreads) key_facts_kernel(const __grid_constant__ Launch launch, bool maxima) {
+__global__ void __launch_bounds__(kThreads)
+    key_facts_kernel(const __grid_constant__ Launch launch, bool maxima) {
   const EntmaxAttentionParams& p = launch.params;
   const Document document = document_with_tile(launch, launch.key_tile_begin, blockIdx.x);
   const int key0 = (static_cast<int>(blockIdx.x) - document.key_tile_begin) * kTile;
@@ -45,8 +47,9 @@ __global__ void __launch_bounds__(kThreads) key_facts_kernel(const __grid_consta
   bool key_broken = false, value_broken = false;
   for (int row = warp; row < keys; row += kWarps) {
     const int token = document.k_begin + key0 + row;
-    key_norm = fmaxf(key_norm, token_norm<T, head_dim>(
-                                   token_pointer<const T>(p.key, blockIdx.z, blockIdx.y, token), key_broken, columns));
+    key_norm =
+        fmaxf(key_norm, token_norm<T, head_dim>(token_pointer<const T>(p.key, blockIdx.z, blockIdx.y, token),
+                                                key_broken, columns));
     value_norm = fmaxf(value_norm,
                        token_norm<T, head_dim>(token_pointer<const T>(p.value, blockIdx.z, blockIdx.y, token),
                                                value_broken, unused));
@@ -80,14 +83,15 @@ __global__ void __launch_bounds__(kThreads) key_facts_kernel(const __grid_consta
                                                                    value_broken ? kInfinity : value_norm};
 }
 
-/// delta and quantum of each row; a warp a row.
+/// delta and quanta of each row; a warp a row.
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads) row_facts_kernel(const __grid_constant__ Launch launch) {
   const EntmaxAttentionParams& p = launch.params;
   const int token = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (token >= p.shape.q_tokens) return;
   const int64_t row = (int64_t{blockIdx.z} * p.shape.heads + blockIdx.y) * p.shape.q_tokens + token;
-  const uint32_t* mean = reinterpret_cast<const uint32_t*>(static_cast<const T*>(p.mean_value) + row * head_dim);
+  const uint32_t* mean =
+      reinterpret_cast<const uint32_t*>(static_cast<const T*>(p.mean_value) + row * head_dim);
   const uint32_t* grad = reinterpret_cast<const uint32_t*>(
       token_pointer<const T>(launch.gradients.grad_out, blockIdx.z, blockIdx.y, token));
   float delta = 0, square = 0;
@@ -110,7 +114,8 @@ __global__ void __launch_bounds__(kThreads) row_facts_kernel(const __grid_consta
   // Twice: weight_sum was taken within rounding of tau, dS is rounded.
   const float bound = 2 * p.weight_sum[row] * 2 * sqrtf(square) * value;
   launch.delta[row] = broken ? 0 : delta;
-  launch.row_quantum[row] = broken ? 1 : row_quantum(bound);
+  launch.row_quanta[row] = broken ? 0 : row_quanta(bound);
+  if (broken) launch.broken_rows[int64_t{blockIdx.z} * p.shape.heads + blockIdx.y] = 1;
 }
 
 /// dQ from its sums: a block takes 8 tokens of one head, a thread two columns of one token.
@@ -119,16 +124,16 @@ __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __gri
   const EntmaxAttentionParams& p = launch.params;
   const int64_t head_index = int64_t{blockIdx.z} * p.shape.heads + blockIdx.y;
   const int kv_head = blockIdx.y / (p.shape.heads / p.shape.kv_heads);
-  const float* maxima =
-      launch.column_maximum + (int64_t{blockIdx.z} * p.shape.kv_heads + kv_head) * head_dim;
+  const float* maxima = launch.column_maximum + (int64_t{blockIdx.z} * p.shape.kv_heads + kv_head) * head_dim;
   const int32_t* sums = launch.grad_query_sum + sum_index(p.shape, head_index, blockIdx.x * 8, 0);
   for (int i = threadIdx.x; i < head_dim * 4; i += kThreads) {
     const int token = blockIdx.x * 8 + i % 32 / 4, column = i / 32 * 8 + i % 4 * 2;
     if (token >= p.shape.q_tokens) continue;
     const int64_t row = head_index * p.shape.q_tokens + token;
-    const float factor = isnan(p.tau[row]) ? NAN : p.scale * launch.row_quantum[row];
-    const float first = static_cast<float>(sums[i / 32 * 64 + i % 32]) * column_quantum(maxima[column]);
-    const float second = static_cast<float>(sums[i / 32 * 64 + 32 + i % 32]) * column_quantum(maxima[column + 1]);
+    const float factor = isnan(p.tau[row]) ? NAN : p.scale / launch.row_quanta[row];
+    const float first = static_cast<float>(sums[i / 32 * 64 + i % 32]) / column_quanta(maxima[column]);
+    const float second =
+        static_cast<float>(sums[i / 32 * 64 + 32 + i % 32]) / column_quanta(maxima[column + 1]);
     T* out = token_pointer<T>(launch.gradients.grad_query, blockIdx.z, blockIdx.y, token) + column;
     *reinterpret_cast<uint32_t*>(out) = Element<T>::pack(first * factor, second * factor);
   }

@@ -28,7 +28,9 @@ struct Launch {
   KeyTileFacts* key_facts = nullptr;  ///< [batch, kv_heads, key_tiles]
   float* lower = nullptr;             ///< [batch, heads, q_tokens]: lower bound of the threshold
   float* delta = nullptr;             ///< [batch, heads, q_tokens]: dO . mean
-  float* row_quantum = nullptr;       ///< [batch, heads, q_tokens]: dQ is summed in multiples of it times a column's
+  float* row_quanta = nullptr;  ///< [batch, heads, q_tokens]: dQ is summed in multiples of 1 / (it times a
+                                ///< column's)
+  int* broken_rows = nullptr;   ///< [batch, heads]: not 0 if a row is broken
   float* column_maximum = nullptr;    ///< [batch, kv_heads, head_dim]: largest |k| that is finite
   float* value_maximum = nullptr;     ///< [batch, kv_heads]: largest |v| (norm) of finite numbers
   int32_t* grad_query_sum = nullptr;  ///< [batch, heads, ceil(q_tokens / 8), head_dim * 8]
@@ -77,8 +79,10 @@ __device__ inline Document document_with_tile(const Launch& launch, const int32_
   int low = 0, high = documents;  // tile_begin[low] <= tile < tile_begin[high]
   while (high - low > 1) {
     const int middle = (low + high) / 2;
-    if (tile_begin[middle] <= tile) low = middle;
-    else high = middle;
+    if (tile_begin[middle] <= tile)
+      low = middle;
+    else
+      high = middle;
   }
   return document_at(launch, low);
 }
@@ -97,7 +101,9 @@ struct RowPlace {
 
   /// For rows [row0, row0 + row_limit) of the global row tile; rows 0 where that does not exist.
   __device__ RowPlace(const Launch& launch, int row_tile, int row_limit, int place_head, int place_batch)
-      : document(document_with_tile(launch, launch.row_tile_begin, row_tile)), batch(place_batch), head(place_head) {
+      : document(document_with_tile(launch, launch.row_tile_begin, row_tile)),
+        batch(place_batch),
+        head(place_head) {
     const EntmaxAttentionParams& p = launch.params;
     const EntmaxAttentionShape& shape = p.shape;
     kv_head = head / (shape.heads / shape.kv_heads);

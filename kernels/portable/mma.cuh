@@ -6,8 +6,8 @@
 #include <cstdint>
 
 /// Warp-wide tensor-core and copy instructions of compute capability 8.0, one function each (PTX ISA 8.x,
-/// sections mma.sync, ldmatrix, cp.async). Fragment layouts as stated there for m16n8k16: of an accumulator, a
-/// thread holds rows lane / 4 and lane / 4 + 8, columns 2 (lane % 4) and the next.
+/// sections mma.sync, ldmatrix, cp.async). Fragment layouts as stated there for m16n8k16: of an accumulator,
+/// a thread holds rows lane / 4 and lane / 4 + 8, columns 2 (lane % 4) and the next.
 namespace asplash::kernels::portable {
 
 struct Fragment {
@@ -22,6 +22,15 @@ __device__ inline uint32_t shared_address(const void* pointer) {
 __device__ inline void copy_async(uint32_t destination, const void* source, bool valid) {
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(bytes)
+               : "memory");
+}
+__device__ inline void copy_async(uint32_t destination, const void* source) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(source) : "memory");
+}
+/// The same for 4 bytes, 0 where !valid.
+__device__ inline void copy_async_word(uint32_t destination, const void* source, bool valid) {
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(destination), "l"(source), "r"(bytes)
                : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -54,6 +63,12 @@ struct Element;
 
 template <>
 struct Element<__nv_bfloat16> {
+  /// 1 for each number above 0, else 0.
+  static __device__ uint32_t positive(uint32_t pair) {
+    const __nv_bfloat162 ones =
+        __hgt2(*reinterpret_cast<const __nv_bfloat162*>(&pair), __floats2bfloat162_rn(0, 0));
+    return *reinterpret_cast<const uint32_t*>(&ones);
+  }
   static __device__ uint32_t pack(float low, float high) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&pair);
@@ -63,8 +78,7 @@ struct Element<__nv_bfloat16> {
   }
   /// d += a b, a [16 x 16] row-major, b [16 x 8] column-major, d [16 x 8].
   static __device__ void multiply_add(float (&d)[4], const Fragment& a, uint32_t b0, uint32_t b1) {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b0), "r"(b1));
@@ -73,6 +87,10 @@ struct Element<__nv_bfloat16> {
 
 template <>
 struct Element<__half> {
+  static __device__ uint32_t positive(uint32_t pair) {
+    const __half2 ones = __hgt2(*reinterpret_cast<const __half2*>(&pair), __floats2half2_rn(0, 0));
+    return *reinterpret_cast<const uint32_t*>(&ones);
+  }
   static __device__ uint32_t pack(float low, float high) {
     const __half2 pair = __floats2half2_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&pair);
@@ -81,8 +99,7 @@ struct Element<__half> {
     return __half22float2(*reinterpret_cast<const __half2*>(&pair));
   }
   static __device__ void multiply_add(float (&d)[4], const Fragment& a, uint32_t b0, uint32_t b1) {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b0), "r"(b1));

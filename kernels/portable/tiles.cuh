@@ -18,8 +18,8 @@ inline constexpr ElementType kElementType<__nv_bfloat16> = ElementType::bf16;
 template <>
 inline constexpr ElementType kElementType<__half> = ElementType::fp16;
 
-/// Rows of `columns` 16-bit numbers in shared memory. A row is padded by 16 bytes: an odd number of 16-byte units,
-/// so that the 8 rows of an ldmatrix fall into different banks.
+/// Rows of `columns` 16-bit numbers in shared memory. A row is padded by 16 bytes: an odd number of 16-byte
+/// units, so that the 8 rows of an ldmatrix fall into different banks.
 template <typename T, int columns>
 struct Tile {
   static constexpr int kStride = columns * 2 + 16;  ///< bytes
@@ -34,6 +34,14 @@ struct Tile {
       const int first = threadIdx.x / kUnits, unit = threadIdx.x % kUnits;
       source += first * row_stride + unit * 8;
       tile += first * kStride + unit * 16;
+      if (rows >= total) {
+#pragma unroll
+        for (int row = 0; row < total; row += kRowsAtOnce) {
+          copy_async(tile + row * kStride, source);
+          source += kRowsAtOnce * row_stride;
+        }
+        return;
+      }
 #pragma unroll
       for (int row = 0; row < total; row += kRowsAtOnce) {
         copy_async(tile + row * kStride, source, first + row < rows);
@@ -52,12 +60,6 @@ struct Tile {
     const int lane = threadIdx.x % 32;
     return load_matrix(tile + (row + lane % 16) * kStride + (column + lane / 16 * 8) * 2);
   }
-  /// Columns [column, column + 16) as rows of the left operand, rows [row, row + 16) as the inner index.
-  static __device__ Fragment left_of_columns(uint32_t tile, int row, int column) {
-    const int lane = threadIdx.x % 32;
-    return load_matrix_transposed(tile + (row + lane % 8 + lane / 16 * 8) * kStride +
-                                  (column + lane / 8 % 2 * 8) * 2);
-  }
   /// Rows [row, row + 16) as columns of two right operands (x[0], x[1] and x[2], x[3]).
   static __device__ Fragment right_of_rows(uint32_t tile, int row, int column) {
     const int lane = threadIdx.x % 32;
@@ -70,25 +72,26 @@ struct Tile {
   }
 };
 
-/// A warp's products, bands x 16 rows with 64 columns: [band][column / 8][fragment element].
-template <int bands>
-using Scores = float[bands][8][4];
+/// A warp's products, bands x 16 rows with groups x 8 columns: [band][column / 8][fragment element].
+template <int bands, int groups = 8>
+using Scores = float[bands][groups][4];
 
 /// s = left rows . right rows over `columns`. left_fragment(band, k) gives the left operand of columns
-/// [16 k, 16 k + 16).
-template <typename T, int columns, int bands, typename LeftFragment>
-__device__ inline void multiply_rows(Scores<bands>& s, LeftFragment left_fragment, uint32_t right_tile) {
+/// [16 k, 16 k + 16); right_tile: the first of groups x 8 rows.
+template <typename T, int columns, int bands, int groups, typename LeftFragment>
+__device__ inline void multiply_rows(Scores<bands, groups>& s, LeftFragment left_fragment,
+                                     uint32_t right_tile) {
 #pragma unroll
   for (int band = 0; band < bands; ++band)
 #pragma unroll
-    for (int n = 0; n < 8; ++n) s[band][n][0] = s[band][n][1] = s[band][n][2] = s[band][n][3] = 0;
+    for (int n = 0; n < groups; ++n) s[band][n][0] = s[band][n][1] = s[band][n][2] = s[band][n][3] = 0;
 #pragma unroll
   for (int k = 0; k < columns / 16; ++k) {
     Fragment a[bands];
 #pragma unroll
     for (int band = 0; band < bands; ++band) a[band] = left_fragment(band, k);
 #pragma unroll
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < groups / 2; ++n) {
       const Fragment b = Tile<T, columns>::right_of_rows(right_tile, n * 16, k * 16);
 #pragma unroll
       for (int band = 0; band < bands; ++band) {
@@ -107,7 +110,8 @@ __device__ inline Fragment as_left(const PackedScores& s, int k) {
   return {{s[2 * k][0], s[2 * k][1], s[2 * k + 1][0], s[2 * k + 1][1]}};
 }
 
-/// Column and row of fragment element e of column group n for this thread; rows counted from the band's first.
+/// Column and row of fragment element e of column group n for this thread; rows counted from the band's
+/// first.
 __device__ inline int element_column(int n, int e) { return n * 8 + threadIdx.x % 4 * 2 + (e & 1); }
 __device__ inline int element_row(int e) { return threadIdx.x % 32 / 4 + (e >> 1) * 8; }
 
@@ -131,9 +135,12 @@ struct PowerTag {
 };
 template <typename F>
 __device__ inline void with_power(float exponent, F f) {
-  if (exponent == 2.0F) f(PowerTag<Power::square>{});
-  else if (exponent == 1.0F) f(PowerTag<Power::linear>{});
-  else f(PowerTag<Power::general>{});
+  if (exponent == 2.0F)
+    f(PowerTag<Power::square>{});
+  else if (exponent == 1.0F)
+    f(PowerTag<Power::linear>{});
+  else
+    f(PowerTag<Power::general>{});
 }
 
 /// w of u >= 0; 0 where u is 0.
@@ -152,59 +159,68 @@ struct PairRule {
   int keys;          ///< document's k_length
   float slope;       ///< (alpha - 1) slope of the head
 
-  /// Whether rows [first_row, ..) see all keys of the tile.
-  __device__ bool all_visible(int first_row) const {
-    return first_key + kTile <= keys && (!causal || first_key + kTile - 1 <= row_position + first_row);
+  /// Whether rows [first_row, ..) see all of the tile's first `width` keys.
+  __device__ bool all_visible(int first_row, int width) const {
+    return first_key + width <= keys && (!causal || first_key + width - 1 <= row_position + first_row);
   }
-  /// Whether rows [.., last_row] see no key of the tile.
-  __device__ bool none_visible(int last_row) const { return causal && first_key > row_position + last_row; }
   __device__ bool visible(int row, int column) const {
     const int key = first_key + column;
     return key < keys && (!causal || key <= row_position + row);
   }
-  __device__ float bias(int row, int column) const {
-    return -slope * fabsf(static_cast<float>(row_position + row - first_key - column));
-  }
 };
 
-/// Products -> z, -infinity where the pair does not exist. `transposed`: s has keys as rows. first_row: of s.
-template <bool transposed, int bands>
-__device__ inline void to_z(Scores<bands>& s, const PairRule& rule, float z_scale, int first_row) {
-  const bool whole = rule.all_visible(transposed ? 0 : first_row);
-  if (rule.slope == 0 && whole) {
-#pragma unroll
-    for (int band = 0; band < bands; ++band)
-#pragma unroll
-      for (int n = 0; n < 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) s[band][n][e] *= z_scale;
-    return;
-  }
+/// Products -> z; `masked`: -infinity where the pair does not exist, else all pairs must. `transposed`: s has
+/// keys as rows. first_row: of s; bands are `apart_bands` rows apart.
+template <bool transposed, bool masked, int apart_bands = 16, int bands, int groups>
+__device__ inline void to_z(Scores<bands, groups>& s, const PairRule& rule, float z_scale, int first_row) {
+  const int lane_column = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int band = 0; band < bands; ++band) {
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
+    for (int r = 0; r < 2; ++r) {
+      const int row = first_row + band * apart_bands + element_row(2 * r);
+      // How far the query stands behind the key, in fp32: exact below 2^24 tokens.
+      const int apart =
+          rule.row_position - rule.first_key + (transposed ? lane_column - row : row - lane_column);
+      const float distance = static_cast<float>(apart);
+      const int columns = rule.keys - rule.first_key - lane_column;
+      const bool row_is_key = row < rule.keys - rule.first_key;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int a = first_row + band * 16 + element_row(e), b = element_column(n, e);
-        const int row = transposed ? b : a, column = transposed ? a : b;
-        const float z = fmaf(s[band][n][e], z_scale, rule.bias(row, column));
-        s[band][n][e] = whole || rule.visible(row, column) ? z : -kInfinity;
+      for (int n = 0; n < groups; ++n) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          const int column = n * 8 + c;
+          const float behind = transposed ? distance + column : distance - column;
+          float& x = s[band][n][2 * r + c];
+          x = fmaf(x, z_scale, -rule.slope * fabsf(behind));
+          if (!masked) continue;
+          const bool exists = (transposed ? row_is_key : column < columns) && (!rule.causal || behind >= 0);
+          if (!exists) x = -kInfinity;
+        }
       }
     }
   }
 }
 
-/// First set bit of the mask at or after `from`, or -1.
-__device__ inline int next_set(const uint32_t* mask, int words, int from) {
-  int word = from / 32;
-  if (word >= words) return -1;
-  uint32_t bits = mask[word] & (0xFFFFFFFFU << (from % 32));
-  while (bits == 0) {
-    if (++word == words) return -1;
-    bits = mask[word];
+/// Numbers [base, base + kThreads) below `limit` for which active(number) is true, in order, and how many; in
+/// shared memory. The block meets twice, the second time at the end.
+template <typename Active>
+__device__ inline void make_list(int base, int limit, int* list, int& listed, Active active) {
+  __shared__ int counts[kWarps];
+  const int number = base + threadIdx.x, warp = threadIdx.x / 32;
+  const bool in = number < limit && active(number);
+  const uint32_t ballot = __ballot_sync(0xFFFFFFFFU, in);
+  if (threadIdx.x % 32 == 0) counts[warp] = __popc(ballot);
+  __syncthreads();
+  int before = __popc(ballot & ((1U << (threadIdx.x % 32)) - 1)), total = 0;
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) {
+    if (i < warp) before += counts[i];
+    total += counts[i];
   }
-  return word * 32 + __ffs(bits) - 1;
+  if (in) list[before] = number;
+  if (threadIdx.x == 0) listed = total;
+  __syncthreads();
 }
 
 /// Numbers of the tile that are not finite become 0. The block must not read the tile meanwhile.

@@ -11,12 +11,12 @@
 ///     p_ij = [z_ij - tau_i]_+ ^ r,  r = 1 / (alpha - 1),  sum_j p_ij = 1,  out_i = sum_j p_ij v_j
 ///     w_ij = p_ij ^ (2 - alpha),  mean_i = sum_j w_ij v_j / sum_j w_ij      (what the backward needs)
 ///
-/// Algorithm: docs/kernels.md. Sources: Peters, Niculae & Martins 2019 (arXiv 1905.05702) for the mathematics,
-/// AdaSplash-2 for the histogram initialization of the threshold.
+/// Algorithm: docs/kernels.md. Sources: Peters, Niculae & Martins 2019 (arXiv 1905.05702) for the
+/// mathematics, AdaSplash-2 for the histogram initialization of the threshold.
 namespace asplash::kernels {
 
-/// Of query, key, value, out, mean_value and their gradients. Products are accumulated in fp32; fp32 inputs are
-/// multiplied in fp32, too (slow: for checks, not for training).
+/// Of query, key, value, out, mean_value and their gradients. Products are accumulated in fp32; fp32 inputs
+/// are multiplied in fp32, too (slow: for checks, not for training).
 enum class ElementType { bf16, fp16, fp32 };
 
 /// [batch, heads, tokens, head_dim] in device memory, the last dimension contiguous; strides in elements,
@@ -49,9 +49,9 @@ struct EntmaxAttentionShape {
   constexpr int64_t mask_size() const { return int64_t{batch} * heads * row_tiles() * mask_words(); }
 };
 
-/// Counters that the forward adds to: kZeroTiles of kTiles visible tiles hold no positive weight, the support of
-/// kRows rows (those that see a key) sums to kSupport, and kPasses + i of these rows were final after i + 1 output
-/// passes (the last counter: or more).
+/// Counters that the forward adds to: kZeroTiles of kTiles visible tiles hold no positive weight, the support
+/// of kRows rows (those that see a key) sums to kSupport, and kPasses + i of these rows were final after i +
+/// 1 output passes (the last counter: or more).
 struct EntmaxStatistics {
   enum : int { kZeroTiles, kTiles, kSupport, kRows, kPasses, kCounters = kPasses + 4 };
 };
@@ -62,8 +62,8 @@ struct EntmaxAttentionParams {
   float scale = 1;
   bool causal = true;             ///< aligned at the end: query i sees keys j <= i + offset
   const float* slopes = nullptr;  ///< [heads], >= 0, or nullptr
-  /// [documents + 1] token offsets, ascending from 0 to the number of tokens, or nullptr. They are not checked:
-  /// what leads outside the tensors is not read.
+  /// [documents + 1] token offsets, ascending from 0 to the number of tokens, or nullptr. They are not
+  /// checked: what leads outside the tensors is not read.
   const int32_t* cu_q = nullptr;
   const int32_t* cu_k = nullptr;
   AttentionTensor query, key, value;
@@ -73,12 +73,12 @@ struct EntmaxAttentionParams {
   /// sum_j w_ij [batch, heads, q_tokens].
   void* mean_value = nullptr;
   float* weight_sum = nullptr;
-  /// [batch, heads, row_tiles, mask_words]: bit j of a row tile is set if key tile j may hold a positive weight; a
-  /// clear bit is proof that it does not.
+  /// [batch, heads, row_tiles, mask_words]: bit j of a row tile is set if key tile j may hold a positive
+  /// weight; a clear bit is proof that it does not.
   uint32_t* tile_mask = nullptr;
   unsigned long long* statistics = nullptr;  ///< nullptr, or EntmaxStatistics::kCounters
-  /// entmax_forward_workspace or entmax_backward_workspace bytes, 256-byte aligned. Contents need not survive the
-  /// call: the same memory serves every layer.
+  /// entmax_forward_workspace or entmax_backward_workspace bytes, 256-byte aligned. Contents need not survive
+  /// the call: the same memory serves every layer.
   void* workspace = nullptr;
 };
 
@@ -99,12 +99,12 @@ bool entmax_attention_has_head_dim(int head_dim);
 cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape);
 
 /// Enqueue on the stream and return: no allocation, no synchronization, capturable in a CUDA graph.
-/// Deterministic, bitwise. A non-finite score makes its row NaN and no other; a non-finite value makes those rows
-/// NaN that give it weight. cudaErrorInvalidValue for parameters outside what is stated here.
+/// Deterministic, bitwise. A non-finite score makes its row NaN and no other; a non-finite value makes those
+/// rows NaN that give it weight. cudaErrorInvalidValue for parameters outside what is stated here.
 cudaError_t entmax_attention_forward(const EntmaxAttentionParams& params, cudaStream_t stream);
 
-/// Takes tau, mean_value, weight_sum and tile_mask as the forward left them; out is not read. grad_query of broken
-/// rows is NaN; they add nothing to grad_key and grad_value. grad_out must be finite.
+/// Takes tau, mean_value, weight_sum and tile_mask as the forward left them; out is not read. grad_query of
+/// broken rows is NaN; they add nothing to grad_key and grad_value. grad_out must be finite.
 cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params,
                                       const EntmaxAttentionGradients& gradients, cudaStream_t stream);
 
