@@ -53,7 +53,7 @@ Tensor Attention::weigh(const Tensor& query, const Tensor& key, const Tensor& va
 }
 
 Tensor Attention::forward(const AttentionWeights& weights, const Tensor& x, const Sequence& sequence,
-                          LayerCache* cache, Tensor* statistics) const {
+                          LayerCache* cache, Tensor* statistics, AttentionTensors* tensors) const {
   const Tensor input = x.to(compute_type_);
   Tensor query = heads_of(at::linear(input, weights.q_proj), weights.q_norm, sequence);
   Tensor key = heads_of(at::linear(input, weights.k_proj), weights.k_norm, sequence).transpose(1, 2);
@@ -61,6 +61,7 @@ Tensor Attention::forward(const AttentionWeights& weights, const Tensor& x, cons
   if (weights.temperature_beta.defined()) {
     query = (query * temperature(weights, x, sequence)).to(compute_type_);
   }
+  query = query.transpose(1, 2);
   if (cache) {
     const int64_t tokens = x.size(1);
     cache->keys.narrow(2, sequence.first, tokens).copy_(key);
@@ -68,7 +69,8 @@ Tensor Attention::forward(const AttentionWeights& weights, const Tensor& x, cons
     key = cache->keys.narrow(2, 0, sequence.first + tokens);
     value = cache->values.narrow(2, 0, sequence.first + tokens);
   }
-  const Tensor mixed = weigh(query.transpose(1, 2), key, value, sequence, statistics);
+  const Tensor mixed = weigh(query, key, value, sequence, statistics);
+  if (tensors) *tensors = {query, key, value, mixed};
   return at::linear(mixed.transpose(1, 2).flatten(2), weights.o_proj);
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "asplash/model/attention_observer.h"
 #include "asplash/model/model_config.h"
 #include "asplash/model/sequence.h"
 #include "asplash/model/weights.h"
@@ -22,8 +23,9 @@ class Attention {
   /// [batch, tokens, width] in the compute type.
   /// cache: if not nullptr, keys and values are put there behind the first sequence.first, and all are seen.
   /// statistics: if not nullptr, receives entmax's [4] (see ops::entmax_attention).
+  /// tensors: if not nullptr, receives what the operator was given and returned.
   at::Tensor forward(const AttentionWeights& weights, const at::Tensor& x, const Sequence& sequence,
-                     LayerCache* cache, at::Tensor* statistics) const;
+                     LayerCache* cache, at::Tensor* statistics, AttentionTensors* tensors) const;
 
  private:
   at::Tensor heads_of(const at::Tensor& projected, const at::Tensor& norm, const Sequence& sequence) const;

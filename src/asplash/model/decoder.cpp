@@ -99,7 +99,7 @@ class Decoder final : public LanguageModel {
     const Sequence sequence = positions_.stream(state.length_, count);
     Tensor stream = at::embedding(weights_.embeddings, tokens);
     for (size_t i = 0; i < state.layers_.size(); ++i) {
-      stream = layer(state.weights_[i], stream, sequence, &state.layers_[i], nullptr);
+      stream = layer(state.weights_[i], stream, sequence, &state.layers_[i], nullptr, nullptr);
     }
     state.length_ += count;
     const Tensor last = ops::rms_norm(stream.select(1, count - 1), weights_.norm, config_.norm_eps);
@@ -135,10 +135,10 @@ class Decoder final : public LanguageModel {
 
   /// x + attention(norm(x)), then x + mlp(norm(x)); x: [batch, tokens, width].
   Tensor layer(const LayerWeights& weights, const Tensor& x, const Sequence& sequence, LayerCache* cache,
-               Tensor* statistics) const {
+               Tensor* statistics, AttentionTensors* tensors) const {
     const Tensor attended =
         x + attention_.forward(weights.attention, ops::rms_norm(x, weights.input_norm, config_.norm_eps),
-                               sequence, cache, statistics);
+                               sequence, cache, statistics, tensors);
     const Tensor input =
         ops::rms_norm(attended, weights.post_attention_norm, config_.norm_eps).to(compute_type_);
     const Tensor inner =
@@ -159,8 +159,10 @@ class Decoder final : public LanguageModel {
     std::vector<Tensor> counts(count ? weights_.layers.size() : 0);
     Tensor stream = at::embedding(weights_.embeddings, tokens);
     for (size_t i = 0; i < weights_.layers.size(); ++i) {
+      AttentionTensors seen;
       stream = layer(cast_matrices(weights_.layers[i], compute_type_), stream, sequence, nullptr,
-                     count ? &counts[i] : nullptr);
+                     count ? &counts[i] : nullptr, input.observer ? &seen : nullptr);
+      if (input.observer) input.observer->attended(static_cast<int64_t>(i), seen);
     }
     if (statistics) statistics->per_layer = count ? at::stack(counts) : Tensor();
     return ops::rms_norm(stream, weights_.norm, config_.norm_eps).to(compute_type_);

@@ -11,6 +11,8 @@
 
 namespace asplash::model {
 
+class AttentionObserver;
+
 /// A trainable tensor: an fp32 leaf that requires grad, by its Llama name
 /// ("model.layers.0.self_attn.q_proj.weight").
 struct Parameter {
@@ -23,6 +25,8 @@ struct ModelInput {
   /// Document boundaries over the flattened batch * tokens (data::Batch::cu_seqlens), or empty: attention and
   /// positions do not cross them.
   std::vector<int32_t> cu_seqlens;
+  /// If not nullptr, is shown what each layer's attention gets and gives; the result is the same.
+  AttentionObserver* observer = nullptr;
 };
 
 /// What sparse attention did in a forward pass; see ops::entmax_attention.
