@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <random>
 
@@ -61,6 +62,20 @@ TEST(Safetensors, WritesViewsAsTheyRead) {
   const auto file = read_safetensors(folder / "a");
   EXPECT_TRUE(at::equal(file.tensors.at("t"), matrix.t()));
   EXPECT_TRUE(at::equal(file.tensors.at("column"), matrix.select(1, 2)));
+}
+
+TEST(Safetensors, ReplacesAFileWholeOrNotAtAll) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a.safetensors";
+  write_safetensors_atomically(path, {{"x", at::ones({3})}}, {{"k", "old"}});
+  const at::Tensor unknown = at::ones({2}, at::kComplexFloat);
+  EXPECT_THROW(write_safetensors_atomically(path, {{"x", at::zeros({3})}, {"y", unknown}}, {}), Error);
+  EXPECT_EQ(read_safetensors(path).metadata.at("k"), "old");
+  EXPECT_TRUE(at::equal(read_safetensors(path).tensors.at("x"), at::ones({3})));
+  write_safetensors_atomically(path, {{"x", at::zeros({3})}}, {{"k", "new"}});
+  EXPECT_EQ(read_safetensors(path).metadata.at("k"), "new");
+  const std::filesystem::directory_iterator files(folder.path());
+  EXPECT_EQ(std::distance(begin(files), end(files)), 1);
 }
 
 TEST(Safetensors, StoresSharedTensorsOnce) {

@@ -1,8 +1,10 @@
 #include "asplash/checkpoint/safetensors.h"
 
 #include <ATen/ATen.h>
+#include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
 #include <set>
 
 #include "asplash/base/error.h"
@@ -71,10 +73,9 @@ NamedTensors without_shared(const NamedTensors& tensors, std::map<std::string, s
   return kept;
 }
 
-}  // namespace
-
-void write_safetensors(const std::string& path, const NamedTensors& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+/// Header and data, synced and closed. Errors name `path`.
+void write_to(OutputFile& file, const std::string& path, const NamedTensors& tensors,
+              const std::map<std::string, std::string>& metadata) {
   Header header;
   header.metadata = metadata;
   NamedTensors kept = without_shared(tensors, header.metadata);
@@ -91,14 +92,29 @@ void write_safetensors(const std::string& path, const NamedTensors& tensors,
   }
 
   const std::string text = format_header(header);
-  OutputFile file(path);
   file.write(text.data(), text.size());
   for (const auto& [name, tensor] : kept) {
     const at::Tensor host = tensor.detach().cpu().contiguous();
     file.write(host.data_ptr(), host.nbytes());
   }
   file.sync_and_close();
+}
+
+}  // namespace
+
+void write_safetensors(const std::string& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  OutputFile file(path);
+  write_to(file, path, tensors, metadata);
   file.keep();
+}
+
+void write_safetensors_atomically(const std::string& path, const NamedTensors& tensors,
+                                  const std::map<std::string, std::string>& metadata) {
+  OutputFile file(str(path, ".tmp-", ::getpid()), path);
+  write_to(file, path, tensors, metadata);
+  file.rename_to(path);
+  fsync_path(std::filesystem::absolute(path).parent_path().string());
 }
 
 SafetensorsFile read_safetensors(const std::string& path) {

@@ -17,6 +17,11 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 void write_safetensors(const std::string& path, const NamedTensors& tensors,
                        const std::map<std::string, std::string>& metadata);
 
+/// The same as one file that appears whole or not at all: written beside (PATH.tmp-PID), fsynced, renamed
+/// over the path, the folder fsynced.
+void write_safetensors_atomically(const std::string& path, const NamedTensors& tensors,
+                                  const std::map<std::string, std::string>& metadata);
+
 struct SafetensorsFile {
   std::map<std::string, at::Tensor> tensors;  ///< on the CPU, owning their memory
   std::map<std::string, std::string> metadata;
