@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -301,6 +302,73 @@ TEST_F(Programs, EvaluationDoesNotDependOnBatchesAndThreads) {
     perplexities.push_back(json["results"][0]["perplexity"]);
   }
   EXPECT_NEAR(perplexities[0] / perplexities[1], 1, 1e-5);
+}
+
+TEST_F(Programs, CaptureWritesWhatTheAttentionIsGiven) {
+  const Outcome outcome = succeeds(
+      "asplash-eval", {"--checkpoint", "run", "--data", "packed/valid", "--capture", "attention.safetensors",
+                       "--capture-layers", "1", "--capture-context", "192", "--capture-windows", "2"});
+  EXPECT_NE(outcome.out.find("attention.safetensors"), std::string::npos) << outcome.out;
+  EXPECT_EQ(lines_in(outcome.out), 1) << outcome.out;
+
+  const std::string file = read_file(path("attention.safetensors"));
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
+  const Json header = Json::parse(file.substr(sizeof header_bytes, header_bytes));
+  const Json& metadata = header["__metadata__"];
+  const int64_t dim = std::stoll(metadata["head_dim"].get<std::string>());
+  uint64_t data_bytes = 0;
+  for (const auto& [name, entry] : header.items())
+    if (name != "__metadata__") data_bytes = std::max<uint64_t>(data_bytes, entry["data_offsets"][1]);
+  EXPECT_EQ(file.size(), sizeof header_bytes + header_bytes + data_bytes);
+  EXPECT_EQ(header.size(), 1 + 1 + 2 * 5U);
+  for (const char* window : {"window_0", "window_1"}) {
+    for (const char* which : {"query", "key", "value"}) {
+      const Json& entry = header[str(window, ".layer_1.", which)];
+      EXPECT_EQ(entry["dtype"], "F32");
+      EXPECT_EQ(entry["shape"], Json({4, 192, dim}));
+    }
+    EXPECT_EQ(header[str(window, ".tokens")]["shape"], Json({192}));
+    EXPECT_EQ(header[str(window, ".cu_seqlens")]["shape"], Json({2}));
+  }
+  EXPECT_EQ(header["alibi_slopes"]["shape"], Json({4}));
+  EXPECT_EQ(metadata["format"], "asplash-attention-1");
+  EXPECT_EQ(metadata["alpha"], "1.5");
+  EXPECT_DOUBLE_EQ(std::stod(metadata["scale"].get<std::string>()), 1 / std::sqrt(static_cast<double>(dim)));
+  EXPECT_EQ(metadata["head_kinds"], "alibi,alibi,nope,nope");
+  EXPECT_EQ(metadata["causal"], "true");
+  EXPECT_EQ(metadata["context"], "192");
+  EXPECT_EQ(metadata["layers"], "1");
+  EXPECT_EQ(metadata["step"], std::to_string(kSteps));
+  EXPECT_NE(metadata["checkpoint"].get<std::string>().find("step_00000030"), std::string::npos);
+  fs::remove(path("attention.safetensors"));
+}
+
+TEST_F(Programs, CaptureRefusesBadValuesByName) {
+  const auto refused = [](const Arguments& more, const std::vector<std::string>& parts) {
+    Arguments arguments = {"--checkpoint", "run", "--data", "packed/valid", "--capture"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    fails("asplash-eval", arguments, parts);
+  };
+  refused({"x.safetensors", "--capture-layers", "0,2"}, {"capture-layers 2", "0 to 1"});
+  refused({"x.safetensors", "--capture-layers", "1,1"}, {"capture-layers 1", "twice"});
+  refused({"x.safetensors", "--capture-context", "10000000"}, {"capture-context 10000000", "larger than"});
+  refused({"x.safetensors", "--capture-windows", "100000"}, {"capture-windows 100000", "at most"});
+  refused({"no/x.safetensors"}, {"--capture no/x.safetensors", "no folder"});
+  refused({"packed"}, {"--capture packed", "is a folder"});
+  const auto misused = [](const Arguments& more, const std::string& part) {
+    Arguments arguments = {"--checkpoint", "run", "--data", "packed/valid"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome outcome = call("asplash-eval", arguments);
+    EXPECT_EQ(outcome.status, 2) << outcome.err;
+    EXPECT_EQ(lines_in(outcome.err), 1) << outcome.err;
+    EXPECT_NE(outcome.err.find(part), std::string::npos) << outcome.err;
+  };
+  misused({}, "--context or --capture");
+  misused({"--capture", "x.safetensors", "--context", "64"}, "excludes");
+  misused({"--context", "64", "--capture-layers", "0"}, "--capture");
+  misused({"--capture", "x.safetensors", "--capture-layers", "0,-1"}, "--capture-layers");
+  misused({"--capture", "x.safetensors", "--capture-windows", "0"}, "--capture-windows");
 }
 
 TEST_F(Programs, GenerationIsReproducibleBySeed) {

@@ -3,10 +3,10 @@
 #include <algorithm>
 
 #include "asplash/base/error.h"
-#include "asplash/base/files.h"
 #include "asplash/base/log.h"
 #include "asplash/base/text.h"
 #include "asplash/checkpoint/model_loading.h"
+#include "asplash/eval/data_match.h"
 #include "asplash/eval/inference.h"
 #include "asplash/eval/token_bytes.h"
 #include "asplash/eval/windows.h"
@@ -17,22 +17,13 @@ namespace {
 
 void check(const EvaluateOptions& options, const data::TokenDataset& dataset) {
   if (options.contexts.empty()) fail("no context lengths to evaluate at");
-  if (!options.documents.empty() && options.documents != "stream" && options.documents != "packed")
-    fail("documents '", options.documents, "': must be stream or packed");
+  check_documents(options.documents);
   if (options.max_tokens < 0) fail("max-tokens ", options.max_tokens, ": must be at least 1, or 0 for all");
   if (options.tokens_per_batch < 1) fail("batch-tokens ", options.tokens_per_batch, ": must be at least 1");
   const int64_t targets = target_count(dataset.tokens(), options.max_tokens);
   std::vector<int64_t> contexts = options.contexts;
   std::sort(contexts.begin(), contexts.end());
   for (const int64_t context : contexts) EvaluationWindows(targets, context, options.stride);
-}
-
-void check_tokenizer(const EvaluateOptions& options, const data::Manifest& manifest,
-                     const checkpoint::Reader& reader) {
-  const std::string hash = hash_file(reader.tokenizer_file());
-  if (hash == manifest.tokenizer_hash) return;
-  fail("data ", options.data, " was packed with tokenizer ", manifest.tokenizer_hash, ", checkpoint ",
-       reader.path(), " was trained with tokenizer ", hash, ": pack the text with ", reader.tokenizer_file());
 }
 
 /// Everything but the measurements.
@@ -65,7 +56,7 @@ EvaluationReport evaluate(const EvaluateOptions& options) {
   const auto dataset = data::TokenDataset::open(options.data);
   check(options, dataset);
   const checkpoint::Reader reader(options.checkpoint);
-  check_tokenizer(options, dataset.manifest(), reader);
+  check_tokenizer(options.data, dataset.manifest(), reader);
   const auto loaded = checkpoint::load_model(reader, inference.device.name, inference.compute_type);
   EvaluationReport report = describe(options, inference, dataset, loaded);
   log::info(str("evaluating ", report.checkpoint, ", ", human_count(static_cast<double>(report.parameters)),
