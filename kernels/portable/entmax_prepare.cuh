@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kThreads) row_facts_kernel(const __grid_consta
   if (broken) launch.broken_rows[int64_t{blockIdx.z} * p.shape.heads + blockIdx.y] = 1;
 }
 
-/// dQ from its sums: a block takes 8 tokens of one head, a thread two columns of one token.
+/// dQ from its sums: a block takes 8 tokens of one head, a thread 8 columns of one token.
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __grid_constant__ Launch launch) {
   const EntmaxAttentionParams& p = launch.params;
@@ -126,16 +126,21 @@ __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __gri
   const int kv_head = blockIdx.y / (p.shape.heads / p.shape.kv_heads);
   const float* maxima = launch.column_maximum + (int64_t{blockIdx.z} * p.shape.kv_heads + kv_head) * head_dim;
   const int32_t* sums = launch.grad_query_sum + sum_index(p.shape, head_index, blockIdx.x * 8, 0);
-  for (int i = threadIdx.x; i < head_dim * 4; i += kThreads) {
-    const int token = blockIdx.x * 8 + i % 32 / 4, column = i / 32 * 8 + i % 4 * 2;
+  for (int i = threadIdx.x; i < head_dim; i += kThreads) {
+    const int group = i % (head_dim / 8), row = i / (head_dim / 8), token = blockIdx.x * 8 + row;
     if (token >= p.shape.q_tokens) continue;
-    const int64_t row = head_index * p.shape.q_tokens + token;
-    const float factor = isnan(p.tau[row]) ? NAN : p.scale / launch.row_quanta[row];
-    const float first = static_cast<float>(sums[i / 32 * 64 + i % 32]) / column_quanta(maxima[column]);
-    const float second =
-        static_cast<float>(sums[i / 32 * 64 + 32 + i % 32]) / column_quanta(maxima[column + 1]);
-    T* out = token_pointer<T>(launch.gradients.grad_query, blockIdx.z, blockIdx.y, token) + column;
-    *reinterpret_cast<uint32_t*>(out) = Element<T>::pack(first * factor, second * factor);
+    const int64_t index = head_index * p.shape.q_tokens + token;
+    const float factor = isnan(p.tau[index]) ? NAN : p.scale / launch.row_quanta[index];
+    const int4 even = *reinterpret_cast<const int4*>(sums + group * 64 + row * 4);
+    const int4 odd = *reinterpret_cast<const int4*>(sums + group * 64 + 32 + row * 4);
+    const auto pair = [&](int first, int second, int lane) {
+      const float* maximum = maxima + group * 8 + lane * 2;
+      return Element<T>::pack(static_cast<float>(first) / column_quanta(maximum[0]) * factor,
+                              static_cast<float>(second) / column_quanta(maximum[1]) * factor);
+    };
+    T* out = token_pointer<T>(launch.gradients.grad_query, blockIdx.z, blockIdx.y, token) + group * 8;
+    *reinterpret_cast<uint4*>(out) = {pair(even.x, odd.x, 0), pair(even.y, odd.y, 1), pair(even.z, odd.z, 2),
+                                      pair(even.w, odd.w, 3)};
   }
 }
 
