@@ -52,7 +52,10 @@ function(asplash_torch_header name)
   asplash_options(${name})
   target_precompile_headers(${name} PRIVATE "${PROJECT_SOURCE_DIR}/third_party/torch_pch.h")
 endfunction()
+# Position-independent, for what also goes into a shared library (asplash_ops_python); a precompiled header serves
+# only files compiled alike.
 asplash_torch_header(asplash_torch_pch)
+set_target_properties(asplash_torch_pch PROPERTIES POSITION_INDEPENDENT_CODE ON)
 
 # Tests: what is tested is optimized; the tests themselves compile a third faster with less. A precompiled header
 # only serves files of the same optimization level, so tests have one of their own.
@@ -73,6 +76,7 @@ function(asplash_library)
   target_link_libraries(asplash_${ARG_NAME} PUBLIC ${ARG_LINK})
   if(ARG_TORCH)
     target_link_libraries(asplash_${ARG_NAME} PUBLIC asplash_torch)
+    set_target_properties(asplash_${ARG_NAME} PROPERTIES POSITION_INDEPENDENT_CODE ON)
     target_precompile_headers(asplash_${ARG_NAME} REUSE_FROM asplash_torch_pch)
   endif()
 endfunction()

@@ -158,7 +158,7 @@ TEST(Decoder, CountsEntmaxZeros) {
   const Tensor tokens = random_tokens(2, 70, 29, 11);
   model::AttentionStatistics statistics;
   decoder->loss_sum({tokens, {}}, tokens, &statistics);
-  ASSERT_EQ(statistics.per_layer.sizes(), at::IntArrayRef({2, 4}));
+  ASSERT_EQ(statistics.per_layer.sizes(), at::IntArrayRef({2, 8}));
   EXPECT_EQ(statistics.per_layer.scalar_type(), at::kDouble);
   EXPECT_EQ(statistics.per_layer[1][3].item<double>(), 2 * 4 * 70);
   EXPECT_EQ(statistics.per_layer[1][1].item<double>(), 2 * 4 * 3);

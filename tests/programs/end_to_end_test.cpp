@@ -44,6 +44,7 @@ model:
   width: 64
   layers: 2
   heads: 4
+  head_dim: 32
   positions:
     kind: nape
   attention:

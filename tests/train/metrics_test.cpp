@@ -121,7 +121,7 @@ TEST(MetricsFile, KeysAreDocumented) {
   const TemporaryFolder folder;
   MetricsFile metrics(folder / "m.jsonl", 0, OnFailedWrite::stop);
   StepRecord step = record_of(1);
-  step.mfu = step.zero_tile_share = step.mean_support = 0.5;
+  step.mfu = step.zero_tile_share = step.mean_support = step.mean_passes = 0.5;
   metrics.write(step);
   metrics.write(EvaluationRecord{});
   const std::string documentation = read_file(ASPLASH_SOURCE_DIR "/docs/metrics.md");
@@ -147,6 +147,8 @@ TEST(Console, LinesAlign) {
   EXPECT_NE(step_line(b, 400, true).find("zero tiles  50.0% | support  1234.2"), std::string::npos)
       << step_line(b, 400, true);
   EXPECT_EQ(step_line(b, 400, false).find("zero tiles"), std::string::npos);
+  b.mean_passes = 1.375;
+  EXPECT_NE(step_line(b, 400, true).find("| support  1234.2 | passes 1.38"), std::string::npos);
   b.mfu = 0.456;
   EXPECT_NE(step_line(b, 400, true).find("MFU 45.6%"), std::string::npos);
 }

@@ -31,7 +31,7 @@ class SmallRun {
   device: cpu, evaluate_tokens: 512, statistics_every: 5}
 data: {train: )" + (folder_ / "train") +
                                              ", validation: " + (folder_ / "valid") + R"(, context: 32}
-model: {width: 32, layers: 2, heads: 2, mlp_width: 64, positions: {kind: nape}, attention: {function: entmax}}
+model: {width: 32, layers: 2, heads: 2, head_dim: 32, mlp_width: 64, positions: {kind: nape}, attention: {function: entmax}}
 optim: {lr: 0.01, warmup_steps: 3}
 )");
   }

@@ -48,6 +48,7 @@ Tensor Attention::weigh(const Tensor& query, const Tensor& key, const Tensor& va
   }
   ops::EntmaxOptions options;
   options.alpha = config_.attention.alpha;
+  options.implementation = config_.attention.implementation;
   const Tensor* cu_seqlens = documents ? &documents->cu_seqlens : nullptr;
   return ops::entmax_attention(query, key, value, options, slopes, cu_seqlens, cu_seqlens, statistics);
 }

@@ -22,7 +22,7 @@ class Attention {
   /// x: [batch, tokens, width], the normed residual stream, fp32 (fp64); weights by cast_matrices. Returns
   /// [batch, tokens, width] in the compute type.
   /// cache: if not nullptr, keys and values are put there behind the first sequence.first, and all are seen.
-  /// statistics: if not nullptr, receives entmax's [4] (see ops::entmax_attention).
+  /// statistics: if not nullptr, receives entmax's [ops::kEntmaxStatistics].
   /// tensors: if not nullptr, receives what the operator was given and returned.
   at::Tensor forward(const AttentionWeights& weights, const at::Tensor& x, const Sequence& sequence,
                      LayerCache* cache, at::Tensor* statistics, AttentionTensors* tensors) const;

@@ -31,8 +31,8 @@ struct ModelInput {
 
 /// What sparse attention did in a forward pass; see ops::entmax_attention.
 struct AttentionStatistics {
-  /// [layers, 4] fp64: zero 64 x 64 tiles, tiles of the allowed area, sum of support sizes, rows. Undefined
-  /// for softmax. On the model's device (reading it synchronizes).
+  /// [layers, ops::kEntmaxStatistics] fp64 (see there for what is counted). Undefined for softmax. On the
+  /// model's device (reading it synchronizes).
   at::Tensor per_layer;
 };
 

@@ -10,6 +10,7 @@ namespace {
 using NamedPositions = std::vector<std::pair<PositionKind, const char*>>;
 using NamedSlopes = std::vector<std::pair<SlopeKind, const char*>>;
 using NamedFunctions = std::vector<std::pair<AttentionFunction, const char*>>;
+using NamedImplementations = std::vector<std::pair<ops::EntmaxImplementation, const char*>>;
 
 const NamedPositions& positions_by_name() {
   static const NamedPositions kNames = {{PositionKind::rope, "rope"},
@@ -22,6 +23,14 @@ const NamedPositions& positions_by_name() {
 const NamedFunctions& functions_by_name() {
   static const NamedFunctions kNames = {{AttentionFunction::softmax, "softmax"},
                                         {AttentionFunction::entmax, "entmax"}};
+  return kNames;
+}
+
+const NamedImplementations& implementations_by_name() {
+  using ops::EntmaxImplementation;
+  static const NamedImplementations kNames = {
+      {EntmaxImplementation::automatic, name_of(EntmaxImplementation::automatic)},
+      {EntmaxImplementation::reference, name_of(EntmaxImplementation::reference)}};
   return kNames;
 }
 
@@ -73,6 +82,9 @@ void AttentionConfig::describe(config::Fields& f) {
   f.field("alpha", alpha, "entmax: towards 1 softmax, 2 sparsemax", config::Range{1, 2, true, false});
   f.field("adaptive_temperature", adaptive_temperature,
           "NoPE heads scale their queries with the position, by learned amounts (ASEntmax)");
+  f.only_where(function == AttentionFunction::entmax, "implementation", "function", "entmax");
+  f.choice("implementation", implementation, implementations_by_name(),
+           "entmax: auto, the fastest the device has; reference, tensor operations (slow, to compare with)");
 }
 
 void ModelConfig::describe(config::Fields& f) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "asplash/config/fields.h"
+#include "asplash/ops/entmax_attention.h"
 
 namespace asplash::model {
 
@@ -40,6 +41,8 @@ struct AttentionConfig {
   /// the document, beta = softplus(w_beta x_i), gamma = 2 tanh(w_gamma x_i). Both weights start at 0: the
   /// factor is then 1 + ln 2 at every position, and what depends on the position is learned.
   bool adaptive_temperature = false;
+  /// entmax only: reference is slow and serves to hold the kernels against.
+  ops::EntmaxImplementation implementation = ops::EntmaxImplementation::automatic;
 
   void describe(config::Fields& f);
 };

@@ -8,23 +8,30 @@
 #include <torch/library.h>
 
 #include "asplash/ops/entmax_problem.h"
+#ifdef ASPLASH_HAVE_CUDA
+#include "asplash/ops/entmax_attention_kernels.h"
+#endif
 
 namespace asplash::ops {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
-using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+/// out, tau, mean_value, weight_sum, tile_mask, statistics
+using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 using ForwardSchema = ForwardResult(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                                     double alpha, std::optional<double> scale, bool causal,
                                     const OptionalTensor& alibi_slopes, const OptionalTensor& cu_seqlens_q,
-                                    const OptionalTensor& cu_seqlens_k, bool with_statistics);
+                                    const OptionalTensor& cu_seqlens_k, std::string_view implementation,
+                                    bool with_statistics, bool for_backward);
 using BackwardSchema = BackwardResult(const at::Tensor& grad_out, const at::Tensor& query,
                                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& tau,
-                                      double alpha, std::optional<double> scale, bool causal,
-                                      const OptionalTensor& alibi_slopes, const OptionalTensor& cu_seqlens_q,
-                                      const OptionalTensor& cu_seqlens_k);
+                                      const at::Tensor& mean_value, const at::Tensor& weight_sum,
+                                      const at::Tensor& tile_mask, double alpha, std::optional<double> scale,
+                                      bool causal, const OptionalTensor& alibi_slopes,
+                                      const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k,
+                                      std::string_view implementation);
 
 const c10::TypedOperatorHandle<ForwardSchema>& forward_operator() {
   static const auto handle = c10::Dispatcher::singleton()
@@ -44,37 +51,76 @@ OptionalTensor optional(const at::Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
 }
 
+// ---- Which implementation serves a call
+
+bool wants_reference(std::string_view implementation) {
+  TORCH_CHECK(implementation == "auto" || implementation == "reference",
+              "entmax_attention: implementation: '", implementation, "' is neither 'auto' nor 'reference'");
+  return implementation == "reference";
+}
+
+/// Whether the CUDA kernels serve the call. Of query it looks at device, dtype and head_dim alone, so that
+/// sizes which a compiler leaves open stay open.
+bool kernels_serve(const at::Tensor& query, std::string_view implementation) {
+  if (wants_reference(implementation) || !query.is_cuda() || query.scalar_type() == at::kDouble) return false;
+#ifdef ASPLASH_HAVE_CUDA
+  if (query.dim() != 4 || !at::isFloatingType(query.scalar_type())) return false;  // refused by name later
+  const int64_t head_dim = query.sym_size(3).guard_int(__FILE__, __LINE__);
+  TORCH_CHECK(has_entmax_kernels(head_dim), "entmax_attention: query: head_dim ", head_dim,
+              " has no CUDA kernels, there are some for ", entmax_kernel_sizes(),
+              "; implementation 'reference' takes any");
+  if (entmax_kernels_run_on(query, head_dim)) return true;
+  TORCH_WARN_ONCE(
+      "entmax_attention: the GPU is too old for the CUDA kernels, which need compute capability "
+      "8.0; tensor operations serve instead (slow)");
+#endif
+  return false;
+}
+
+// ---- Autograd
+
 class EntmaxAttention : public torch::autograd::Function<EntmaxAttention> {
  public:
+  struct Options {
+    double alpha;
+    std::optional<double> scale;
+    bool causal;
+    std::string_view implementation;
+    bool with_statistics;
+    bool for_backward;
+  };
+
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context,
                                                 const at::Tensor& query, const at::Tensor& key,
-                                                const at::Tensor& value, double alpha,
-                                                std::optional<double> scale, bool causal,
-                                                const OptionalTensor& alibi_slopes,
+                                                const at::Tensor& value, const OptionalTensor& alibi_slopes,
                                                 const OptionalTensor& cu_seqlens_q,
-                                                const OptionalTensor& cu_seqlens_k, bool with_statistics) {
+                                                const OptionalTensor& cu_seqlens_k, const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    auto [out, tau, statistics] = forward_operator().call(
-        query, key, value, alpha, scale, causal, alibi_slopes, cu_seqlens_q, cu_seqlens_k, with_statistics);
-    context->save_for_backward({query, key, value, tau, alibi_slopes.value_or(at::Tensor()),
-                                cu_seqlens_q.value_or(at::Tensor()), cu_seqlens_k.value_or(at::Tensor())});
-    context->saved_data["alpha"] = alpha;
-    context->saved_data["scale"] = scale;
-    context->saved_data["causal"] = causal;
-    context->mark_non_differentiable({tau, statistics});
+    auto [out, tau, mean_value, weight_sum, tile_mask, statistics] = forward_operator().call(
+        query, key, value, options.alpha, options.scale, options.causal, alibi_slopes, cu_seqlens_q,
+        cu_seqlens_k, options.implementation, options.with_statistics, options.for_backward);
+    context->save_for_backward({query, key, value, tau, mean_value, weight_sum, tile_mask,
+                                alibi_slopes.value_or(at::Tensor()), cu_seqlens_q.value_or(at::Tensor()),
+                                cu_seqlens_k.value_or(at::Tensor())});
+    context->saved_data["alpha"] = options.alpha;
+    context->saved_data["scale"] = options.scale;
+    context->saved_data["causal"] = options.causal;
+    context->saved_data["implementation"] = std::string(options.implementation);
+    context->mark_non_differentiable({tau, mean_value, weight_sum, tile_mask, statistics});
     context->set_materialize_grads(false);
-    return {out, tau, statistics};
+    return {out, tau, mean_value, weight_sum, tile_mask, statistics};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& grads) {
-    torch::autograd::variable_list result(10);
+    torch::autograd::variable_list result(7);
     if (!grads[0].defined()) return result;
     const auto saved = context->get_saved_variables();
     std::tie(result[0], result[1], result[2]) = backward_operator().call(
-        grads[0], saved[0], saved[1], saved[2], saved[3], context->saved_data["alpha"].toDouble(),
-        context->saved_data["scale"].toOptional<double>(), context->saved_data["causal"].toBool(),
-        optional(saved[4]), optional(saved[5]), optional(saved[6]));
+        grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5], saved[6],
+        context->saved_data["alpha"].toDouble(), context->saved_data["scale"].toOptional<double>(),
+        context->saved_data["causal"].toBool(), optional(saved[7]), optional(saved[8]), optional(saved[9]),
+        context->saved_data["implementation"].toStringView());
     return result;
   }
 };
@@ -82,82 +128,182 @@ class EntmaxAttention : public torch::autograd::Function<EntmaxAttention> {
 ForwardResult forward_autograd(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                                double alpha, std::optional<double> scale, bool causal,
                                const OptionalTensor& alibi_slopes, const OptionalTensor& cu_seqlens_q,
-                               const OptionalTensor& cu_seqlens_k, bool with_statistics) {
-  const auto result = EntmaxAttention::apply(query, key, value, alpha, scale, causal, alibi_slopes,
-                                             cu_seqlens_q, cu_seqlens_k, with_statistics);
-  return {result[0], result[1], result[2]};
+                               const OptionalTensor& cu_seqlens_k, std::string_view implementation,
+                               bool with_statistics, bool for_backward) {
+  const bool differentiated =
+      at::GradMode::is_enabled() && (query.requires_grad() || key.requires_grad() || value.requires_grad());
+  const auto result = EntmaxAttention::apply(
+      query, key, value, alibi_slopes, cu_seqlens_q, cu_seqlens_k,
+      EntmaxAttention::Options{alpha, scale, causal, implementation, with_statistics,
+                               for_backward || (differentiated && kernels_serve(query, implementation))});
+  return {result[0], result[1], result[2], result[3], result[4], result[5]};
 }
 
-using ForwardImplementation = EntmaxForward(const EntmaxArguments&, bool);
-using BackwardImplementation = EntmaxBackward(const at::Tensor&, const at::Tensor&, const EntmaxArguments&);
+// ---- Implementations of a device
 
-template <ForwardImplementation* implementation>
+ForwardResult returned(const EntmaxForward& result) {
+  const auto given = [&](const at::Tensor& tensor, at::ScalarType type) {
+    return tensor.defined() ? tensor : at::empty({0}, result.out.options().dtype(type));
+  };
+  return {result.out,
+          result.tau,
+          given(result.means.mean_value, result.out.scalar_type()),
+          given(result.means.weight_sum, at::kFloat),
+          given(result.means.tile_mask, at::kInt),
+          result.statistics};
+}
+
 ForwardResult forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, double alpha,
                       std::optional<double> scale, bool causal, const OptionalTensor& alibi_slopes,
                       const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k,
-                      bool with_statistics) {
-  EntmaxForward result = implementation(
-      {query, key, value, alpha, scale, causal, alibi_slopes, cu_seqlens_q, cu_seqlens_k}, with_statistics);
-  return {std::move(result.out), std::move(result.tau), std::move(result.statistics)};
+                      std::string_view implementation, bool with_statistics, bool for_backward) {
+  const EntmaxArguments arguments{query,  key,          value,        alpha,       scale,
+                                  causal, alibi_slopes, cu_seqlens_q, cu_seqlens_k};
+#ifdef ASPLASH_HAVE_CUDA
+  if (kernels_serve(query, implementation)) {
+    return returned(entmax_forward_kernels(arguments, with_statistics, for_backward));
+  }
+#endif
+  TORCH_CHECK(!for_backward,
+              "entmax_attention: for_backward: only the backward of the CUDA kernels needs it");
+  const bool tensor_operations = wants_reference(implementation) || !query.is_cpu();
+  return returned(tensor_operations ? entmax_forward_tensor(arguments, with_statistics)
+                                    : entmax_forward_cpu(arguments, with_statistics));
 }
 
-template <BackwardImplementation* implementation>
 BackwardResult backward(const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
-                        const at::Tensor& value, const at::Tensor& tau, double alpha,
+                        const at::Tensor& value, const at::Tensor& tau, const at::Tensor& mean_value,
+                        const at::Tensor& weight_sum, const at::Tensor& tile_mask, double alpha,
                         std::optional<double> scale, bool causal, const OptionalTensor& alibi_slopes,
-                        const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k) {
-  EntmaxBackward result = implementation(
-      grad_out, tau, {query, key, value, alpha, scale, causal, alibi_slopes, cu_seqlens_q, cu_seqlens_k});
-  return {std::move(result.query), std::move(result.key), std::move(result.value)};
+                        const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k,
+                        std::string_view implementation) {
+  const EntmaxArguments arguments{query,  key,          value,        alpha,       scale,
+                                  causal, alibi_slopes, cu_seqlens_q, cu_seqlens_k};
+  const auto result = [&] {
+#ifdef ASPLASH_HAVE_CUDA
+    if (kernels_serve(query, implementation)) {
+      return entmax_backward_kernels(grad_out, tau, {mean_value, weight_sum, tile_mask}, arguments);
+    }
+#endif
+    const bool tensor_operations = wants_reference(implementation) || !query.is_cpu();
+    return tensor_operations ? entmax_backward_tensor(grad_out, tau, arguments)
+                             : entmax_backward_cpu(grad_out, tau, arguments);
+  }();
+  return {result.query, result.key, result.value};
+}
+
+// ---- Fake tensors: sizes, dtypes and strides of what the above return, for torch.compile. What is refused
+// for its sizes is refused when it runs; here sizes may be symbolic.
+
+ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const at::Tensor& /*value*/,
+                           double /*alpha*/, std::optional<double> /*scale*/, bool /*causal*/,
+                           const OptionalTensor& /*alibi_slopes*/, const OptionalTensor& cu_seqlens_q,
+                           const OptionalTensor& /*cu_seqlens_k*/, std::string_view implementation,
+                           bool with_statistics, bool for_backward) {
+  wants_reference(implementation);
+  TORCH_CHECK(query.dim() == 4 && key.dim() == 4, "entmax_attention: query, key: expected 4 dimensions, got ",
+              query.dim(), " and ", key.dim());
+  const at::TensorOptions options = query.options();
+  const c10::SymInt batch = query.sym_size(0), heads = query.sym_size(1), q_tokens = query.sym_size(2);
+  const at::Tensor out = empty_heads_like(query);
+  const at::Tensor tau =
+      at::empty_symint({batch, heads, q_tokens}, options.dtype(entmax_compute_type(query)));
+  const at::Tensor statistics =
+      at::empty({with_statistics ? kEntmaxStatistics : 0}, options.dtype(at::kDouble));
+  if (!for_backward) {
+    return {out,
+            tau,
+            at::empty({0}, options),
+            at::empty({0}, options.dtype(at::kFloat)),
+            at::empty({0}, options.dtype(at::kInt)),
+            statistics};
+  }
+  // EntmaxAttentionShape::row_tiles and mask_words
+  const c10::SymInt documents = cu_seqlens_q ? cu_seqlens_q->sym_size(0) - 1 : c10::SymInt(0);
+  const c10::SymInt row_tiles = (q_tokens + 63) / 64 + documents;
+  const c10::SymInt words = ((key.sym_size(2) + 63) / 64 + 31) / 32;
+  return {out,
+          tau,
+          at::empty_symint(query.sym_sizes(), options),
+          at::empty_symint({batch, heads, q_tokens}, options.dtype(at::kFloat)),
+          at::empty_symint({batch, heads, row_tiles, words}, options.dtype(at::kInt)),
+          statistics};
+}
+
+BackwardResult backward_meta(const at::Tensor& /*grad_out*/, const at::Tensor& query, const at::Tensor& key,
+                             const at::Tensor& value, const at::Tensor& /*tau*/,
+                             const at::Tensor& /*mean_value*/, const at::Tensor& /*weight_sum*/,
+                             const at::Tensor& /*tile_mask*/, double /*alpha*/,
+                             std::optional<double> /*scale*/, bool /*causal*/,
+                             const OptionalTensor& /*alibi_slopes*/, const OptionalTensor& /*cu_seqlens_q*/,
+                             const OptionalTensor& /*cu_seqlens_k*/, std::string_view /*implementation*/) {
+  return {empty_heads_like(query), empty_heads_like(key), empty_heads_like(value)};
 }
 
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, double alpha,
                      std::optional<double> scale, bool causal, const OptionalTensor& alibi_slopes,
-                     const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k) {
+                     const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k,
+                     std::string_view implementation) {
   return std::get<0>(forward_operator().call(query, key, value, alpha, scale, causal, alibi_slopes,
-                                             cu_seqlens_q, cu_seqlens_k, false));
+                                             cu_seqlens_q, cu_seqlens_k, implementation, false, false));
 }
 
 }  // namespace
+
+const char* name_of(EntmaxImplementation implementation) {
+  return implementation == EntmaxImplementation::reference ? "reference" : "auto";
+}
 
 at::Tensor entmax_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                             const EntmaxOptions& options, const at::Tensor* alibi_slopes,
                             const at::Tensor* cu_seqlens_q, const at::Tensor* cu_seqlens_k,
                             at::Tensor* statistics) {
   const auto given = [](const at::Tensor* tensor) { return tensor ? OptionalTensor(*tensor) : std::nullopt; };
-  auto [out, tau, counts] = forward_operator().call(query, key, value, options.alpha, options.scale,
-                                                    options.causal, given(alibi_slopes), given(cu_seqlens_q),
-                                                    given(cu_seqlens_k), statistics != nullptr);
-  if (statistics) *statistics = counts;
-  return out;
+  const auto result = forward_operator().call(query, key, value, options.alpha, options.scale, options.causal,
+                                              given(alibi_slopes), given(cu_seqlens_q), given(cu_seqlens_k),
+                                              name_of(options.implementation), statistics != nullptr, false);
+  if (statistics) *statistics = std::get<5>(result);
+  return std::get<0>(result);
 }
+
+#ifndef ASPLASH_HAVE_CUDA
+bool has_entmax_kernels(int64_t /*head_dim*/) { return true; }
+std::string entmax_kernel_sizes() { return "any"; }
+#endif
 
 TORCH_LIBRARY(asplash, library) {
   library.def(
       "entmax_attention(Tensor query, Tensor key, Tensor value, float alpha=1.5, float? scale=None, "
-      "bool causal=True, Tensor? alibi_slopes=None, Tensor? cu_seqlens_q=None, Tensor? cu_seqlens_k=None) "
-      "-> Tensor");
+      "bool causal=True, Tensor? alibi_slopes=None, Tensor? cu_seqlens_q=None, Tensor? cu_seqlens_k=None, "
+      "str implementation='auto') -> Tensor");
   library.def(
       "entmax_attention_forward(Tensor query, Tensor key, Tensor value, float alpha=1.5, float? scale=None, "
       "bool causal=True, Tensor? alibi_slopes=None, Tensor? cu_seqlens_q=None, Tensor? cu_seqlens_k=None, "
-      "bool with_statistics=False) -> (Tensor out, Tensor tau, Tensor statistics)");
+      "str implementation='auto', bool with_statistics=False, bool for_backward=False) "
+      "-> (Tensor out, Tensor tau, Tensor mean_value, Tensor weight_sum, Tensor tile_mask, Tensor "
+      "statistics)");
   library.def(
       "entmax_attention_backward(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor tau, "
-      "float alpha=1.5, float? scale=None, bool causal=True, Tensor? alibi_slopes=None, "
-      "Tensor? cu_seqlens_q=None, Tensor? cu_seqlens_k=None) "
-      "-> (Tensor grad_query, Tensor grad_key, Tensor grad_value)");
+      "Tensor mean_value, Tensor weight_sum, Tensor tile_mask, float alpha=1.5, float? scale=None, "
+      "bool causal=True, Tensor? alibi_slopes=None, Tensor? cu_seqlens_q=None, Tensor? cu_seqlens_k=None, "
+      "str implementation='auto') -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)");
   library.impl("entmax_attention",
                torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(attention)));
 }
 
 TORCH_LIBRARY_IMPL(asplash, CPU, library) {
-  library.impl("entmax_attention_forward", TORCH_FN(forward<entmax_forward_cpu>));
-  library.impl("entmax_attention_backward", TORCH_FN(backward<entmax_backward_cpu>));
+  library.impl("entmax_attention_forward", TORCH_FN(forward));
+  library.impl("entmax_attention_backward", TORCH_FN(backward));
 }
 
 TORCH_LIBRARY_IMPL(asplash, CUDA, library) {
-  library.impl("entmax_attention_forward", TORCH_FN(forward<entmax_forward_tensor>));
-  library.impl("entmax_attention_backward", TORCH_FN(backward<entmax_backward_tensor>));
+  library.impl("entmax_attention_forward", TORCH_FN(forward));
+  library.impl("entmax_attention_backward", TORCH_FN(backward));
+}
+
+TORCH_LIBRARY_IMPL(asplash, Meta, library) {
+  library.impl("entmax_attention_forward", TORCH_FN(forward_meta));
+  library.impl("entmax_attention_backward", TORCH_FN(backward_meta));
 }
 
 TORCH_LIBRARY_IMPL(asplash, Autograd, library) {

@@ -42,14 +42,14 @@ struct BackwardPlan {
         query_tile_facts(query_facts(query, p.heads, p)),
         grad_tile_facts(query_facts(grad, p.heads, p)),
         key_tile_facts(key_facts(key, p)),
-        grad_query(empty_like_heads(arguments.query, p.head_dim, query.tensor.scalar_type())) {
+        grad_query(empty_heads_like(arguments.query, p.head_dim, query.tensor.scalar_type())) {
     if (arguments.alibi_slopes) slopes = arguments.alibi_slopes->contiguous();
     const int64_t row_tiles = p.group() * p.query_tiles;
     splits = std::clamp<int64_t>(kWantedUnits / std::max<int64_t>(1, p.batch * p.kv_heads), 1,
                                  std::max<int64_t>(1, row_tiles));
     for (int64_t s = 0; s < splits; ++s) {
-      grad_key.emplace_back(empty_like_heads(arguments.key, width, query.tensor.scalar_type()).zero_());
-      grad_value.emplace_back(empty_like_heads(arguments.value, width, query.tensor.scalar_type()).zero_());
+      grad_key.emplace_back(empty_heads_like(arguments.key, width, query.tensor.scalar_type()).zero_());
+      grad_value.emplace_back(empty_heads_like(arguments.value, width, query.tensor.scalar_type()).zero_());
     }
   }
 
@@ -216,10 +216,10 @@ class BackwardWorker {
 };
 
 template <class T>
-at::Tensor sum_in_order(const std::vector<RowSink<T>>& parts, int64_t head_dim, at::ScalarType type) {
+at::Tensor sum_in_order(const std::vector<RowSink<T>>& parts, const at::Tensor& like) {
   at::Tensor sum = parts[0].tensor;
   for (size_t s = 1; s < parts.size(); ++s) sum.add_(parts[s].tensor);
-  return sum.narrow(3, 0, head_dim).to(type);
+  return as_heads_like(like, sum.narrow(3, 0, like.size(3)));
 }
 
 template <class T>
@@ -233,9 +233,8 @@ EntmaxBackward backward(const at::Tensor& grad_out, const at::Tensor& tau, const
               const auto worker = std::make_shared<BackwardWorker<T>>(plan);
               return [worker](int64_t unit) { worker->run(unit); };
             });
-  const at::ScalarType type = arguments.query.scalar_type();
-  return {plan.grad_query.tensor.to(type), sum_in_order(plan.grad_key, problem.head_dim, type),
-          sum_in_order(plan.grad_value, problem.head_dim, type)};
+  return {as_heads_like(arguments.query, plan.grad_query.tensor), sum_in_order(plan.grad_key, arguments.key),
+          sum_in_order(plan.grad_value, arguments.value)};
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ struct ForwardPlan {
       query_norms = query_facts(query, p.heads, p);
       key_norms = key_facts(key, p);
     }
-    out = empty_like_heads(arguments.query, p.head_dim, query.tensor.scalar_type());
+    out = empty_heads_like(arguments.query, p.head_dim, query.tensor.scalar_type());
     tau = at::empty({p.batch, p.heads, p.q_tokens}, query.tensor.options());
   }
 
@@ -226,10 +226,10 @@ EntmaxForward forward(const EntmaxArguments& arguments, const EntmaxProblem& pro
   at::Tensor statistics = at::empty({0}, at::kDouble);
   if (with_statistics) {
     statistics = at::tensor({static_cast<double>(total.zero_tiles), static_cast<double>(total.tiles),
-                             total.support, static_cast<double>(total.rows)},
+                             total.support, static_cast<double>(total.rows), 0.0, 0.0, 0.0, 0.0},
                             at::kDouble);
   }
-  return {plan.out.to(arguments.query.scalar_type()), plan.tau, statistics};
+  return {as_heads_like(arguments.query, plan.out), plan.tau, statistics, {}};
 }
 
 }  // namespace

@@ -1,9 +1,10 @@
 // Entmax attention by tensor operations: chunks of queries whose scores with every visible key fit a fixed
-// budget, so memory is linear in tokens. Serves CUDA tensors; runs on any device, which is how it is tested
-// without a GPU.
+// budget, so memory is linear in tokens. The reference that the kernels are held against, on any device; on
+// CUDA it also serves fp64 and GPUs that the kernels do not.
 
 #include <limits>
 
+#include "asplash/ops/entmax_attention.h"
 #include "asplash/ops/entmax_problem.h"
 #ifdef ASPLASH_HAVE_CUDA
 #include "asplash/ops/entmax_attention_cuda.h"
@@ -165,7 +166,7 @@ at::Tensor weights_in_place(at::Tensor& z, const at::Tensor& visible, double exp
       .masked_fill_(broken, std::numeric_limits<double>::quiet_NaN());
 }
 
-/// Adds the chunk's zero tiles, tiles, support and rows to statistics [4].
+/// Adds the chunk's zero tiles, tiles, support and rows to the first four of the statistics.
 void count(const EntmaxProblem& p, const Chunk& chunk, const at::Tensor& weights, const at::Tensor& visible,
            at::Tensor& statistics) {
   const auto to_tiles = [](int64_t tokens) { return (tokens + kTile - 1) / kTile; };
@@ -185,12 +186,12 @@ void count(const EntmaxProblem& p, const Chunk& chunk, const at::Tensor& weights
           .any(2)
           .sum();
   const at::Tensor rows = visible.gt(0).sum() * (chunk.heads * p.group());
-  statistics +=
-      at::stack({tiles - occupied, at::full_like(occupied, tiles), positive.sum(), rows}).to(at::kDouble);
+  statistics.narrow(0, 0, 4).add_(
+      at::stack({tiles - occupied, at::full_like(occupied, tiles), positive.sum(), rows}).to(at::kDouble));
 }
 
 at::Tensor restored(const at::Tensor& folded, const at::Tensor& like) {
-  return folded.reshape(like.sizes()).to(like.scalar_type());
+  return as_heads_like(like, folded.view(like.sizes()));
 }
 
 }  // namespace
@@ -202,7 +203,8 @@ EntmaxForward entmax_forward_tensor(const EntmaxArguments& arguments, bool with_
   const at::Tensor out = at::zeros_like(operands.query);
   const at::Tensor tau = at::full({p.batch * p.kv_heads, p.group(), p.q_tokens},
                                   std::numeric_limits<double>::infinity(), operands.query.options());
-  at::Tensor statistics = at::zeros({with_statistics ? 4 : 0}, operands.query.options().dtype(at::kDouble));
+  at::Tensor statistics =
+      at::zeros({with_statistics ? kEntmaxStatistics : 0}, operands.query.options().dtype(at::kDouble));
   for (const Chunk& chunk : split(p, operands.query.element_size())) {
     if (chunk.keys == 0) continue;
     at::Tensor weights = all_scores(p, operands, chunk);
@@ -212,7 +214,7 @@ EntmaxForward entmax_forward_tensor(const EntmaxArguments& arguments, bool with_
     part.copy_(at::bmm(rows_of_group(weights), key_part(operands.value, chunk)).view(part.sizes()));
     if (with_statistics) count(p, chunk, weights, visible, statistics);
   }
-  return {restored(out, arguments.query), tau.view({p.batch, p.heads, p.q_tokens}), statistics};
+  return {restored(out, arguments.query), tau.view({p.batch, p.heads, p.q_tokens}), statistics, {}};
 }
 
 EntmaxBackward entmax_backward_tensor(const at::Tensor& grad_out, const at::Tensor& tau,

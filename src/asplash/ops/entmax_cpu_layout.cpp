@@ -159,14 +159,6 @@ double product_operations(const EntmaxProblem& problem) {
   return pairs * static_cast<double>(problem.batch * problem.heads * problem.head_dim);
 }
 
-at::Tensor empty_like_heads(const at::Tensor& like, int64_t width, at::ScalarType type) {
-  const at::TensorOptions options = like.options().dtype(type);
-  if (like.stride(1) < like.stride(2)) {
-    return at::empty({like.size(0), like.size(2), like.size(1), width}, options).transpose(1, 2);
-  }
-  return at::empty({like.size(0), like.size(1), like.size(2), width}, options);
-}
-
 #define ASPLASH_INSTANTIATE(T)                                                                              \
   template Rows<T> rows_of<T>(const at::Tensor&, int64_t);                                                  \
   template TileFacts query_facts<T>(const Rows<T>&, int64_t, const EntmaxProblem&);                         \

@@ -98,8 +98,4 @@ class Scratch {
   c10::DataPtr memory_;
 };
 
-/// An uninitialized [.., heads, tokens, width] tensor that lies in memory like `like` ([batch, heads, tokens,
-/// _]): token by token if `like` does, head by head otherwise.
-at::Tensor empty_like_heads(const at::Tensor& like, int64_t width, at::ScalarType type);
-
 }  // namespace asplash::ops::cpu

@@ -54,11 +54,31 @@ void check_slopes(const at::Tensor& slopes, const at::Tensor& query) {
   }
 }
 
-std::vector<int64_t> read_cu_seqlens(const char* name, const at::Tensor& cu_seqlens, int64_t tokens) {
+void check_cu_seqlens(const char* name, const at::Tensor& cu_seqlens, const at::Tensor& query) {
   TORCH_CHECK(cu_seqlens.dim() == 1 && cu_seqlens.size(0) >= 2, "entmax_attention: ", name,
               ": expected [documents + 1] with at least one document, got ", cu_seqlens.sizes());
   TORCH_CHECK(cu_seqlens.scalar_type() == at::kInt, "entmax_attention: ", name, ": expected int32, got ",
               cu_seqlens.scalar_type());
+  TORCH_CHECK(cu_seqlens.device() == query.device(), "entmax_attention: ", name, ": on ", cu_seqlens.device(),
+              ", but query is on ", query.device());
+}
+
+void check_documents(const EntmaxArguments& arguments) {
+  TORCH_CHECK(arguments.cu_seqlens_q.has_value() == arguments.cu_seqlens_k.has_value(),
+              "entmax_attention: ", arguments.cu_seqlens_q ? "cu_seqlens_k" : "cu_seqlens_q",
+              ": missing; give both cu_seqlens or neither");
+  if (!arguments.cu_seqlens_q) return;
+  TORCH_CHECK(arguments.query.size(0) == 1,
+              "entmax_attention: cu_seqlens_q: packed documents need batch 1, got query ",
+              arguments.query.sizes());
+  check_cu_seqlens("cu_seqlens_q", *arguments.cu_seqlens_q, arguments.query);
+  check_cu_seqlens("cu_seqlens_k", *arguments.cu_seqlens_k, arguments.query);
+  TORCH_CHECK(arguments.cu_seqlens_q->size(0) == arguments.cu_seqlens_k->size(0),
+              "entmax_attention: cu_seqlens_k: ", arguments.cu_seqlens_k->size(0) - 1,
+              " documents, but cu_seqlens_q has ", arguments.cu_seqlens_q->size(0) - 1);
+}
+
+std::vector<int64_t> read_cu_seqlens(const char* name, const at::Tensor& cu_seqlens, int64_t tokens) {
   const at::Tensor host = cu_seqlens.to(at::kCPU).contiguous();
   const int32_t* offsets = host.const_data_ptr<int32_t>();
   std::vector<int64_t> result(offsets, offsets + host.size(0));
@@ -74,16 +94,9 @@ std::vector<int64_t> read_cu_seqlens(const char* name, const at::Tensor& cu_seql
 }
 
 std::vector<EntmaxDocument> read_documents(const EntmaxArguments& arguments, const EntmaxProblem& problem) {
-  TORCH_CHECK(arguments.cu_seqlens_q.has_value() == arguments.cu_seqlens_k.has_value(),
-              "entmax_attention: ", arguments.cu_seqlens_q ? "cu_seqlens_k" : "cu_seqlens_q",
-              ": missing; give both cu_seqlens or neither");
   if (!arguments.cu_seqlens_q) return {{0, problem.q_tokens, 0, problem.k_tokens, 0, 0}};
-  TORCH_CHECK(problem.batch == 1, "entmax_attention: cu_seqlens_q: packed documents need batch 1, got query ",
-              arguments.query.sizes());
   const std::vector<int64_t> q = read_cu_seqlens("cu_seqlens_q", *arguments.cu_seqlens_q, problem.q_tokens);
   const std::vector<int64_t> k = read_cu_seqlens("cu_seqlens_k", *arguments.cu_seqlens_k, problem.k_tokens);
-  TORCH_CHECK(q.size() == k.size(), "entmax_attention: cu_seqlens_k: ", k.size() - 1,
-              " documents, but cu_seqlens_q has ", q.size() - 1);
   std::vector<EntmaxDocument> documents;
   for (size_t d = 0; d + 1 < q.size(); ++d) {
     documents.push_back({q[d], q[d + 1] - q[d], k[d], k[d + 1] - k[d], 0, 0});
@@ -97,23 +110,51 @@ at::ScalarType entmax_compute_type(const at::Tensor& query) {
   return query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-EntmaxProblem check_entmax(const EntmaxArguments& arguments) {
-  const at::Tensor& query = arguments.query;
-  check_shapes(query, arguments.key, arguments.value);
-  EntmaxProblem problem;
-  problem.batch = query.size(0);
-  problem.heads = query.size(1);
-  problem.kv_heads = arguments.key.size(1);
-  problem.q_tokens = query.size(2);
-  problem.k_tokens = arguments.key.size(2);
-  problem.head_dim = query.size(3);
-  problem.alpha = arguments.alpha;
+double entmax_scale(const EntmaxArguments& arguments) {
+  return arguments.scale.value_or(1.0 / std::sqrt(static_cast<double>(arguments.query.size(3))));
+}
+
+at::Tensor empty_heads_like(const at::Tensor& like, const c10::SymInt& head_dim, at::ScalarType type) {
+  const at::TensorOptions options = like.options().dtype(type);
+  const c10::SymInt batch = like.sym_size(0), heads = like.sym_size(1), tokens = like.sym_size(2);
+  if (like.sym_stride(1) < like.sym_stride(2)) {
+    return at::empty_symint({batch, tokens, heads, head_dim}, options).transpose(1, 2);
+  }
+  return at::empty_symint({batch, heads, tokens, head_dim}, options);
+}
+
+at::Tensor empty_heads_like(const at::Tensor& like) {
+  return empty_heads_like(like, like.sym_size(3), like.scalar_type());
+}
+
+at::Tensor as_heads_like(const at::Tensor& like, const at::Tensor& numbers) {
+  const at::Tensor result = empty_heads_like(like);
+  if (numbers.scalar_type() == like.scalar_type() && numbers.strides() == result.strides()) return numbers;
+  return result.copy_(numbers);
+}
+
+void check_entmax_arguments(const EntmaxArguments& arguments) {
+  check_shapes(arguments.query, arguments.key, arguments.value);
   TORCH_CHECK(arguments.alpha > 1 && arguments.alpha <= 2, "entmax_attention: alpha: ", arguments.alpha,
               " is outside (1, 2]; softmax (alpha 1) is scaled_dot_product_attention");
-  problem.scale = arguments.scale.value_or(1.0 / std::sqrt(static_cast<double>(problem.head_dim)));
-  TORCH_CHECK(std::isfinite(problem.scale), "entmax_attention: scale: ", problem.scale, " must be finite");
+  const double scale = entmax_scale(arguments);
+  TORCH_CHECK(std::isfinite(scale), "entmax_attention: scale: ", scale, " must be finite");
+  if (arguments.alibi_slopes) check_slopes(*arguments.alibi_slopes, arguments.query);
+  check_documents(arguments);
+}
+
+EntmaxProblem check_entmax(const EntmaxArguments& arguments) {
+  check_entmax_arguments(arguments);
+  EntmaxProblem problem;
+  problem.batch = arguments.query.size(0);
+  problem.heads = arguments.query.size(1);
+  problem.kv_heads = arguments.key.size(1);
+  problem.q_tokens = arguments.query.size(2);
+  problem.k_tokens = arguments.key.size(2);
+  problem.head_dim = arguments.query.size(3);
+  problem.alpha = arguments.alpha;
+  problem.scale = entmax_scale(arguments);
   problem.causal = arguments.causal;
-  if (arguments.alibi_slopes) check_slopes(*arguments.alibi_slopes, query);
   problem.documents = read_documents(arguments, problem);
   for (EntmaxDocument& document : problem.documents) {
     document.query_tile_begin = problem.query_tiles;

@@ -22,6 +22,14 @@ struct EntmaxDocument {
   int64_t offset() const { return keys - queries; }
 };
 
+/// What the backward of the CUDA kernels needs of their forward; undefined where nothing asked for it. Sizes
+/// and meaning: kernels/include/asplash/kernels/entmax_attention.h.
+struct EntmaxMeans {
+  at::Tensor mean_value;  ///< [batch, heads, q_tokens, head_dim], query's dtype
+  at::Tensor weight_sum;  ///< [batch, heads, q_tokens] fp32
+  at::Tensor tile_mask;   ///< [batch, heads, row tiles, words] int32
+};
+
 struct EntmaxProblem {
   int64_t batch = 0;
   int64_t heads = 0;
@@ -53,23 +61,40 @@ struct EntmaxArguments {
   const std::optional<at::Tensor>& cu_seqlens_k;
 };
 
-/// Throws c10::Error naming the argument that is refused. Reads cu_seqlens on the host (on CUDA:
-/// synchronizes).
+/// Throws c10::Error naming the argument that is refused. Reads no device memory: the values of cu_seqlens
+/// are not looked at, those of slopes on the CPU alone.
+void check_entmax_arguments(const EntmaxArguments& arguments);
+
+/// The same, and reads cu_seqlens on the host, whose values it checks (on CUDA: synchronizes).
 EntmaxProblem check_entmax(const EntmaxArguments& arguments);
 
-/// The same for what the backward operators get besides.
+/// The same as check_entmax_arguments for what the backward operators get besides.
 void check_entmax_backward(const at::Tensor& grad_out, const at::Tensor& tau,
                            const EntmaxArguments& arguments);
+
+/// The factor of query . key: as given, else 1/sqrt(head_dim).
+double entmax_scale(const EntmaxArguments& arguments);
 
 /// fp64 for fp64, fp32 for all others.
 at::ScalarType entmax_compute_type(const at::Tensor& query);
 
+/// Uninitialized [batch, heads, tokens, head_dim] on like's device, its other sizes like's, without gaps.
+/// Tokens lie outside heads where like has them so (what projections give), so that the way back to [tokens,
+/// heads * head_dim] copies nothing. Sizes may be symbolic.
+at::Tensor empty_heads_like(const at::Tensor& like, const c10::SymInt& head_dim, at::ScalarType type);
+at::Tensor empty_heads_like(const at::Tensor& like);
+
+/// The numbers in like's dtype, laid out by empty_heads_like(like).
+at::Tensor as_heads_like(const at::Tensor& like, const at::Tensor& numbers);
+
 struct EntmaxForward {
-  at::Tensor out;         ///< [batch, heads, q_tokens, head_dim], query's dtype
+  at::Tensor out;         ///< [batch, heads, q_tokens, head_dim], query's dtype, laid out by empty_heads_like
   at::Tensor tau;         ///< [batch, heads, q_tokens], compute type; +infinity for rows that see no key
-  at::Tensor statistics;  ///< fp64 [4], or [0] if not asked for
+  at::Tensor statistics;  ///< fp64 [kEntmaxStatistics], or [0] if not asked for
+  EntmaxMeans means;
 };
 
+/// Laid out by empty_heads_like.
 struct EntmaxBackward {
   at::Tensor query;
   at::Tensor key;
@@ -81,7 +106,7 @@ EntmaxForward entmax_forward_cpu(const EntmaxArguments& arguments, bool with_sta
 EntmaxBackward entmax_backward_cpu(const at::Tensor& grad_out, const at::Tensor& tau,
                                    const EntmaxArguments& arguments);
 
-/// Chunks of queries by tensor operations; for CUDA tensors, but runs on any device.
+/// Chunks of queries by tensor operations, on any device: the reference.
 EntmaxForward entmax_forward_tensor(const EntmaxArguments& arguments, bool with_statistics);
 EntmaxBackward entmax_backward_tensor(const at::Tensor& grad_out, const at::Tensor& tau,
                                       const EntmaxArguments& arguments);

@@ -37,6 +37,7 @@ std::string step_line(const StepRecord& r, int64_t steps, bool statistics) {
     const std::string share = r.zero_tile_share ? fixed(100 * *r.zero_tile_share, 1) + "%" : "-";
     const std::string support = r.mean_support ? fixed(*r.mean_support, 1) : "-";
     line += str(" | zero tiles ", padded(share, 6), " | support ", padded(support, 7));
+    if (r.mean_passes) line += str(" | passes ", fixed(*r.mean_passes, 2));
   }
   return r.skipped ? line + " | skipped" : line;
 }

@@ -77,6 +77,7 @@ void MetricsFile::write(const StepRecord& r) {
   put(json, "mfu", r.mfu);
   put(json, "zero_tile_share", r.zero_tile_share);
   put(json, "mean_support", r.mean_support);
+  put(json, "mean_passes", r.mean_passes);
   write_line(json.dump());
 }
 

@@ -42,6 +42,7 @@ bool is_harmless(const std::string& key) {
                          "train.on_failed_write",
                          "train.log_mebibytes",
                          "train.precision",
+                         "model.attention.implementation",
                          "data.validation",
                          "data.prefetch"});
 }

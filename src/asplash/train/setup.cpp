@@ -9,6 +9,7 @@
 #include "asplash/base/version.h"
 #include "asplash/config/config.h"
 #include "asplash/data/window_reader.h"
+#include "asplash/ops/entmax_attention.h"
 
 namespace asplash::train {
 namespace {
@@ -54,6 +55,17 @@ void check_step_fits(const Setup& setup) {
 std::string identity_of(const data::Manifest& manifest) {
   const std::string shards = nlohmann::json::parse(read_file(manifest.path)).at("shards").dump();
   return hash_bytes(shards.data(), shards.size());
+}
+
+/// The operator would refuse it in the first step; here it has a key.
+void check_head_dim(const Setup& setup) {
+  const model::ModelConfig& model = setup.config.model;
+  const bool kernels = setup.device.is_cuda && model.attention.function == model::AttentionFunction::entmax &&
+                       model.attention.implementation == ops::EntmaxImplementation::automatic;
+  if (!kernels || ops::has_entmax_kernels(model.head_dim)) return;
+  fail("model.head_dim: ", model.head_dim, " has no CUDA kernels for entmax attention, there are some for ",
+       ops::entmax_kernel_sizes(),
+       "; or set model.attention.implementation=reference (slow), or train.device=cpu");
 }
 
 void open_data(Setup& setup) {
@@ -111,6 +123,7 @@ Setup prepare(const TrainOptions& options, const RunConfig& config) {
   ops::set_deterministic(config.train.deterministic);
   setup.device = ops::choose_device(config.train.device);
   setup.bf16 = wants_bf16(config.train.precision, setup.device);
+  check_head_dim(setup);
   try {
     open_data(setup);
   } catch (const Error& error) {

@@ -28,6 +28,16 @@ std::unique_ptr<Progress> make_progress(int64_t step, int64_t steps) {
   return std::make_unique<Progress>(options);
 }
 
+/// Nothing where passes were not counted.
+std::optional<double> mean_passes(const StepNumbers& numbers) {
+  double rows = 0, passes = 0;
+  for (size_t i = 0; i < numbers.rows_by_passes.size(); ++i) {
+    rows += numbers.rows_by_passes[i];
+    passes += static_cast<double>(i + 1) * numbers.rows_by_passes[i];
+  }
+  return rows > 0 ? std::optional(passes / rows) : std::nullopt;
+}
+
 }  // namespace
 
 Trainer::Trainer(const Setup& setup, const std::string& config_text, model::LanguageModel& model,
@@ -118,6 +128,7 @@ void Trainer::report() {
     if (numbers[i].rows > 0) {
       record.zero_tile_share = numbers[i].zero_tiles / std::max(numbers[i].tiles, 1.0);
       record.mean_support = numbers[i].support / numbers[i].rows;
+      record.mean_passes = mean_passes(numbers[i]);
     }
     complete(record, milliseconds.at(i));
     record.spike = spikes_.observe(record.loss);

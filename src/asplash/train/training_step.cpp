@@ -3,12 +3,11 @@
 #include <ATen/ATen.h>
 
 #include "asplash/base/error.h"
+#include "asplash/ops/entmax_attention.h"
 #include "asplash/train/batch_transfer.h"
 
 namespace asplash::train {
 namespace {
-
-constexpr int64_t kStatistics = 4;
 
 int64_t count_valid(const std::vector<data::Batch>& micro_batches) {
   int64_t valid = 0;
@@ -45,8 +44,9 @@ at::Tensor training_step(model::LanguageModel& model, optim::AdamW& optimizer,
   const at::Tensor summary =
       at::stack({loss, result.grad_norm.to(at::kDouble), result.skipped.to(at::kDouble)});
   const at::Tensor per_layer = attention.per_layer;
-  return at::cat({summary, per_layer.defined() ? per_layer.sum(0).to(at::kDouble)
-                                               : at::zeros({kStatistics}, numbers.dtype(at::kDouble))});
+  return at::cat({summary, per_layer.defined()
+                               ? per_layer.sum(0).to(at::kDouble)
+                               : at::zeros({ops::kEntmaxStatistics}, numbers.dtype(at::kDouble))});
 }
 
 std::vector<StepNumbers> read_numbers(const std::vector<at::Tensor>& steps) {
@@ -56,7 +56,8 @@ std::vector<StepNumbers> read_numbers(const std::vector<at::Tensor>& steps) {
   const auto values = host.accessor<double, 2>();
   for (int64_t i = 0; i < values.size(0); ++i) {
     const auto row = values[i];
-    result.push_back({row[0], row[1], row[2] != 0, row[3], row[4], row[5], row[6]});
+    result.push_back(
+        {row[0], row[1], row[2] != 0, row[3], row[4], row[5], row[6], {row[7], row[8], row[9], row[10]}});
   }
   return result;
 }

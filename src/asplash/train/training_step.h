@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <vector>
 
 #include "asplash/data/loader.h"
@@ -18,6 +19,8 @@ struct StepNumbers {
   bool skipped = false;  ///< nothing was changed: loss or norm were not finite
   /// Attention statistics of the first micro-batch; 0 where not asked for or softmax.
   double zero_tiles = 0, tiles = 0, support = 0, rows = 0;
+  /// Rows by the passes over their scores until the threshold was final: 1, 2, 3, more. 0 on the CPU.
+  std::array<double, 4> rows_by_passes{};
 };
 
 /// One optimizer step: forward and backward of each micro-batch, the loss of all divided by the number of
