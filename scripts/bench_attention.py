@@ -48,7 +48,7 @@ def parse():
     parser.add_argument("--seconds", type=float, default=540, help="cases after that are left out, with a reason")
     parser.add_argument("--accuracy", action="store_true", help="measure errors, not times")
     parser.add_argument("--captured", nargs="*", default=[], metavar="FILE",
-                        help="accuracy: query, key, value (alibi_slopes) of a model, safetensors or torch.save")
+                        help="accuracy: also on what a model computes, files of asplash-eval --capture")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     return parser.parse_args()
 

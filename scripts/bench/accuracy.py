@@ -1,5 +1,6 @@
 """Relative errors of entmax attention against fp64 on the same rounded inputs, and how far weights are from 1."""
 import json
+import os
 import struct
 
 import torch
@@ -86,17 +87,28 @@ def mass_of_tau(tensors, slopes, exact):
     return max((mass(tau[batch, head]) - 1).abs().max().item() for (batch, head), mass in exact.items())
 
 
-def load_captured(path):
-    """A file of torch.save or safetensors: {"query", "key", "value"[, "alibi_slopes"]}."""
-    if not path.endswith(".safetensors"):
-        return torch.load(path, map_location="cuda")
-    types = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "I32": torch.int32}
+
+
+def captured_cases(path):
+    """name, tensors, slopes of a file of `asplash-eval --capture`: window 0 of its first, middle and last layer."""
     with open(path, "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        data = file.read()
-    header.pop("__metadata__", None)
-    return {name: torch.frombuffer(bytearray(data[slice(*entry["data_offsets"])]), dtype=types[entry["dtype"]])
-            .reshape(entry["shape"]).cuda() for name, entry in header.items()}
+        begin = file.tell()
+
+        def tensor(name):
+            entry = header[name]
+            first, last = entry["data_offsets"]
+            file.seek(begin + first)
+            values = torch.frombuffer(bytearray(file.read(last - first)), dtype=TYPES[entry["dtype"]])
+            return values.reshape(entry["shape"]).cuda()
+
+        slopes = tensor("alibi_slopes")
+        layers = [int(layer) for layer in header["__metadata__"]["layers"].split(",")]
+        for layer in sorted({layers[0], layers[len(layers) // 2], layers[-1]}):
+            names = (f"window_0.layer_{layer}.{x}" for x in ("query", "key", "value"))
+            yield (f"{os.path.basename(path)}, layer {layer}", tuple(tensor(name)[None] for name in names),
+                   slopes if slopes.any() else None)
 
 
 def cases(captured):
@@ -115,8 +127,7 @@ def cases(captured):
     yield "gauss 1, 1000, d = 64, fp32", inputs.gaussian(1000, 64, 1, heads, torch.float32), None
     yield "gauss 1, 8192, d = 64", inputs.gaussian(8192, 64, 1, 2), None
     for path in captured:
-        tensors = load_captured(path)
-        yield path.split("/")[-1], tuple(tensors[x] for x in ("query", "key", "value")), tensors.get("alibi_slopes")
+        yield from captured_cases(path)
 
 
 def show(case, name, found):

@@ -168,6 +168,26 @@ TEST(Decoder, CountsEntmaxZeros) {
   EXPECT_FALSE(statistics.per_layer.defined());
 }
 
+TEST(Decoder, TheReferenceImplementationComputesTheSame) {
+  model::ModelConfig config = tiny_config(model::AttentionFunction::entmax, model::PositionKind::nape);
+  const Tensor tokens = random_tokens(2, 70, 29, 13);
+  const auto pass = [&](ops::EntmaxImplementation implementation) {
+    config.attention.implementation = implementation;
+    auto decoder = disturbed_decoder(config, at::kDouble);
+    model::AttentionStatistics statistics;
+    const Tensor loss = decoder->loss_sum({tokens, {0, 33, 140}}, tokens, &statistics);
+    return std::tuple(loss.item<double>(), torch::autograd::grad({loss}, values_of(*decoder)),
+                      statistics.per_layer);
+  };
+  const auto [loss, grads, counts] = pass(ops::EntmaxImplementation::automatic);
+  const auto [reference_loss, reference_grads, reference_counts] = pass(ops::EntmaxImplementation::reference);
+  EXPECT_NEAR(loss, reference_loss, 1e-9 * reference_loss);
+  EXPECT_NE(loss, reference_loss) << "the same implementation served both";
+  for (size_t i = 0; i < grads.size(); ++i)
+    EXPECT_LE(relative_difference(grads[i], reference_grads[i]), 1e-9);
+  EXPECT_TRUE(counts.equal(reference_counts));
+}
+
 TEST(Decoder, RefusesWhatItCannotTake) {
   auto decoder = disturbed_decoder(tiny_config(model::AttentionFunction::softmax, model::PositionKind::rope),
                                    at::kFloat);

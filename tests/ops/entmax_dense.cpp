@@ -218,6 +218,9 @@ class Comparison {
     query_error_ += squares(rows_of(got_.grad_query, c) - expected);
     query_size_ += squares(expected);
     query_terms_size_ += squares(terms.matmul(key.abs()));
+    const at::Tensor uncancelled = (weights * call_.scale).square() * (dp.square() + delta.square());
+    query_uncancelled_ += uncancelled.matmul(key.square()).sum().item<double>();
+    key_uncancelled_ += uncancelled.t().matmul(query.square()).sum().item<double>();
     keys_of(grad_key_, c).add_(ds.t().matmul(query));
     keys_of(grad_value_, c).add_(p.t().matmul(grad));
     keys_of(key_terms_, c).add_(terms.t().matmul(query.abs()));
@@ -229,8 +232,8 @@ class Comparison {
     if (!has_gradients_) return;
     const double key_error = std::sqrt(squares(wide(got_.grad_key) - grad_key_));
     const double value_error = std::sqrt(squares(wide(got_.grad_value) - grad_value_));
-    errors_.grad_query = std::sqrt(query_error_) / size_of(query_size_);
-    errors_.grad_key = key_error / size_of(squares(grad_key_));
+    errors_.grad_query = std::sqrt(query_error_) / size_of(std::max(query_size_, query_uncancelled_));
+    errors_.grad_key = key_error / size_of(std::max(squares(grad_key_), key_uncancelled_));
     errors_.grad_value = value_error / size_of(squares(grad_value_));
     errors_.grad_query_of_terms = std::sqrt(query_error_) / size_of(query_terms_size_);
     errors_.grad_key_of_terms = key_error / size_of(squares(key_terms_));
@@ -244,6 +247,7 @@ class Comparison {
   bool has_gradients_ = false;
   at::Tensor grad_key_, grad_value_, key_terms_, value_terms_;
   double out_error_ = 0, out_size_ = 0, query_error_ = 0, query_size_ = 0, query_terms_size_ = 0;
+  double query_uncancelled_ = 0, key_uncancelled_ = 0;
   EntmaxErrors errors_;
 };
 

@@ -23,7 +23,9 @@ struct EntmaxResults {
 
 /// Distances from the reference, for finite inputs.
 struct EntmaxErrors {
-  /// |got - expected| / |expected|, Frobenius
+  /// |got - expected| / |expected|, Frobenius. For grad_query and grad_key at least over the norm that they
+  /// would have if dO.v and its mean did not cancel: a row with one key has the gradient 0 and the rounding
+  /// of their difference.
   double out = 0, grad_query = 0, grad_key = 0, grad_value = 0;
   /// The same, but over the norm of what the gradient would be without any cancellation of its terms: for
   /// inputs whose gradients are sums that vanish.

@@ -100,14 +100,14 @@ TEST_F(EntmaxGradient, AgreesWithFiniteDifferencesAcrossDocuments) {
 TEST_F(EntmaxGradient, FlowsThroughTheDispatcher) {
   at::manual_seed(22);
   const Inputs in = make_inputs({1, 2, 1, 40, 40, 8}, at::kFloat);
-  const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("asplash::entmax_attention", "")
-          .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, double,
-                            std::optional<double>, bool, const std::optional<at::Tensor>&,
-                            const std::optional<at::Tensor>&, const std::optional<at::Tensor>&)>();
+  const auto op = c10::Dispatcher::singleton()
+                      .findSchemaOrThrow("asplash::entmax_attention", "")
+                      .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, double,
+                                        std::optional<double>, bool, const std::optional<at::Tensor>&,
+                                        const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
+                                        std::string_view)>();
   const at::Tensor query = in.query.clone().requires_grad_(true);
-  const at::Tensor out = op.call(query, in.key, in.value, 1.5, std::nullopt, true, {}, {}, {});
+  const at::Tensor out = op.call(query, in.key, in.value, 1.5, std::nullopt, true, {}, {}, {}, "auto");
   EXPECT_TRUE(out.equal(ops::entmax_attention(in.query, in.key, in.value)));
   out.backward(in.grad_out);
   EntmaxCase reference;

@@ -267,10 +267,10 @@ TEST(EntmaxRefusals, NameTheDocumentsThatAreWrong) {
   expect_refusal(with(q, good.to(at::kLong), good), {"cu_seqlens_q: expected int32, got Long"});
   expect_refusal(with(q, good.view({1, 3}), good), {"cu_seqlens_q: expected [documents + 1]", "got [1, 3]"});
   expect_refusal(with(q, *offsets({0}), *offsets({0})), {"at least one document, got [1]"});
-  expect_refusal(with(q, *offsets({1, 10}), good), {"cu_seqlens_q: must start with 0, starts with 1"});
+  expect_refusal(with(q, *offsets({1, 4, 10}), good), {"cu_seqlens_q: must start with 0, starts with 1"});
   expect_refusal(with(q, good, *offsets({0, 4, 9})),
                  {"cu_seqlens_k: must end with the number of tokens 10, ends with 9"});
-  expect_refusal(with(q, *offsets({0, 6, 4, 10}), good),
+  expect_refusal(with(q, *offsets({0, 6, 4, 10}), *offsets({0, 4, 5, 10})),
                  {"cu_seqlens_q: must not decrease, but entry 2 is 4 after 6"});
   expect_refusal(with(q, good, *offsets({0, 4, 5, 10})),
                  {"cu_seqlens_k: 3 documents, but cu_seqlens_q has 2"});

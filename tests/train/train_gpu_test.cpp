@@ -36,6 +36,35 @@ TEST_F(TrainGpu, FollowsTheCpu) {
   EXPECT_NE(read_file(mixed.run_folder() + "/config.yaml").find("bf16"), std::string::npos);
 }
 
+TEST_F(TrainGpu, KernelsFollowTheReference) {
+  const SmallRun kernels, reference, mixed;
+  kernels.train({"train.device=cuda", "train.precision=fp32"});
+  reference.train({"train.device=cuda", "train.precision=fp32", "model.attention.implementation=reference"});
+  mixed.train({"train.device=cuda"});
+  const auto a = losses_of(kernels), b = losses_of(reference), c = losses_of(mixed);
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_NEAR(a[i], b[i], i < 10 ? 1e-3 : 1e-2) << i;
+    EXPECT_NEAR(a[i], c[i], 0.1) << i;
+  }
+  for (const auto& line : metrics_of(kernels.run_folder())) {
+    if (!line.contains("mean_support")) continue;
+    EXPECT_GE(line.value("mean_passes", 0.0), 1.0) << line;
+  }
+}
+
+TEST_F(TrainGpu, HeadSizesWithoutKernelsAreRefusedByKey) {
+  const SmallRun small;
+  try {
+    small.train({"train.device=cuda", "model.head_dim=16"});
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("model.head_dim: 16 has no CUDA kernels"), std::string::npos)
+        << error.what();
+  }
+  small.train({"train.device=cuda", "model.head_dim=16", "model.attention.implementation=reference"});
+}
+
 TEST_F(TrainGpu, LearnsWithEntmaxAndResumes) {
   const SmallRun small;
   small.train({"train.device=cuda", "train.checkpoint_every=10"});

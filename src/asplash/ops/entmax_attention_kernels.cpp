@@ -58,6 +58,14 @@ EntmaxAttentionShape shape_of(const EntmaxArguments& arguments) {
   return shape;
 }
 
+/// cudaErrorNotSupported is returned as false.
+bool is_supported(const EntmaxAttentionShape& shape) {
+  const cudaError_t status = kernels::entmax_attention_supported(shape);
+  if (status == cudaErrorNotSupported) return false;
+  C10_CUDA_CHECK(status);
+  return true;
+}
+
 /// No pair of a query and a key: nothing to launch.
 bool is_empty(const EntmaxArguments& arguments) {
   return arguments.query.numel() == 0 || arguments.key.numel() == 0;
@@ -185,10 +193,7 @@ bool entmax_kernels_run_on(const at::Tensor& query, int64_t head_dim) {
   shape.type = element_type(query.scalar_type());
   shape.head_dim = to_int("head_dim", head_dim);
   shape.batch = shape.heads = shape.kv_heads = shape.q_tokens = shape.k_tokens = 1;
-  const cudaError_t status = kernels::entmax_attention_supported(shape);
-  if (status == cudaErrorNotSupported) return false;
-  C10_CUDA_CHECK(status);
-  return true;
+  return is_supported(shape);
 }
 
 EntmaxForward entmax_forward_kernels(const EntmaxArguments& arguments, bool with_statistics,
@@ -210,6 +215,8 @@ EntmaxForward entmax_forward_kernels(const EntmaxArguments& arguments, bool with
   } else {
     const Operands operands(arguments);
     EntmaxAttentionParams params = params_of(arguments, operands);
+    TORCH_CHECK(is_supported(params.shape), "entmax_attention: key: ", params.shape.k_tokens,
+                " tokens need more shared memory than the GPU has");
     params.out = output(result.out);
     params.tau = result.tau.mutable_data_ptr<float>();
     params.tile_mask = words_of(tile_mask);
