@@ -250,10 +250,6 @@ at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::T
 
 }  // namespace
 
-const char* name_of(EntmaxImplementation implementation) {
-  return implementation == EntmaxImplementation::reference ? "reference" : "auto";
-}
-
 at::Tensor entmax_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                             const EntmaxOptions& options, const at::Tensor* alibi_slopes,
                             const at::Tensor* cu_seqlens_q, const at::Tensor* cu_seqlens_k,

@@ -17,7 +17,9 @@ namespace asplash::ops {
 enum class EntmaxImplementation { automatic, reference };
 
 /// As the operators and configurations have it: "auto", "reference".
-const char* name_of(EntmaxImplementation implementation);
+constexpr const char* name_of(EntmaxImplementation implementation) {
+  return implementation == EntmaxImplementation::reference ? "reference" : "auto";
+}
 
 /// Numbers in the statistics of a call: all-zero 64 x 64 tiles; tiles with at least one visible pair; sum of
 /// the support sizes; rows that see a key; then how many of these rows had their final threshold after 1, 2,
