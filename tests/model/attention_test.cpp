@@ -119,7 +119,7 @@ TEST_P(AttentionLayer, EqualsItsDefinition) {
   const Tensor x = at::randn({2, kTokens, config.width}, at::kDouble);
   model::Positions positions(config, at::kCPU, at::kDouble);
   const model::Attention attention(config, at::kCPU, at::kDouble);
-  const Tensor out = attention.forward(weights, x, positions.stream(0, kTokens), nullptr, nullptr);
+  const Tensor out = attention.forward(weights, x, positions.stream(0, kTokens), nullptr, nullptr, nullptr);
   for (int64_t row = 0; row < x.size(0); ++row)
     EXPECT_LT(relative_difference(out[row], reference(config, weights, x[row])), 1e-10) << row;
 }
@@ -133,7 +133,7 @@ TEST_P(AttentionLayer, CountsPositionsFromEachDocumentsFirstToken) {
   const model::Attention attention(config, at::kCPU, at::kDouble);
   const std::vector<int32_t> boundaries = {0, 1, 4, kTokens};
   const model::Sequence packed = positions.packed(ops::make_documents(boundaries, kTokens, at::kCPU));
-  const Tensor out = attention.forward(weights, x, packed, nullptr, nullptr);
+  const Tensor out = attention.forward(weights, x, packed, nullptr, nullptr, nullptr);
   for (size_t d = 0; d + 1 < boundaries.size(); ++d) {
     const int64_t length = boundaries[d + 1] - boundaries[d];
     const Tensor expected = reference(config, weights, x[0].narrow(0, boundaries[d], length));
