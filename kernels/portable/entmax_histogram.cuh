@@ -6,48 +6,58 @@
 
 /// Histogram of one row's largest scores in shared memory and the threshold that it implies.
 ///
-/// Counted are scores within (lower, lower + 1], lower being a bound of the threshold: a score above lower +
-/// 1 proves a better bound, itself minus 1, and then what was below that no longer matters. A score z is in
-/// bin round((z - anchor) bins_per_unit), modulo the ring; the window spans one unit, less than the ring.
-/// When it moves up, the slots that come into it are cleared; when it moves by a unit or more, the row starts
-/// anew with another anchor.
+/// Counted are scores within (lower, lower + 1], lower being a bound of the threshold: a score above
+/// lower + 1 proves a better bound, itself minus 1, and then what was below that no longer matters. The bins
+/// form a ring; the window of one unit spans less than the ring. When it moves up, the bins that come into it
+/// are cleared; when it moves by a unit or more, the row starts anew with another anchor.
 ///
-/// Two 16-bit counters share a word where a row has at most 65535 keys, so that they cannot overflow; longer
-/// rows get 32-bit counters and half of the bins. How many bins are worth their memory: docs/kernels.md.
+/// A bin is one word: how many scores (low bits) and the sum of their places within the bin, in eighths (high
+/// bits). So it knows the mean m of its n scores, and that is worth more than many narrow bins: the mass
+/// sum [z - t]_+^r is convex in z, so n [m - t]_+^r is no more than what the scores weigh (Jensen), and the
+/// root of the sum over bins is a lower bound of the threshold. It misses only what scores vary within their
+/// bins, (n - 1) width^2 / 12 where they lie evenly; with that added it is the estimate. (Twice as many bins
+/// without means, as before, left five times the error and a bound half a bin below the root.)
 namespace asplash::kernels::portable {
 
-#ifndef ASPLASH_HISTOGRAM_WORDS
-#define ASPLASH_HISTOGRAM_WORDS 32
+#ifndef ASPLASH_HISTOGRAM_BINS
+#define ASPLASH_HISTOGRAM_BINS 32
 #endif
-constexpr int kHistogramWords = ASPLASH_HISTOGRAM_WORDS;  ///< of one row, a power of two
-constexpr int kHistogramStride = kHistogramWords + 1;     ///< odd: spreads rows over the banks
+constexpr int kBins = ASPLASH_HISTOGRAM_BINS;  ///< of one row, a power of two; docs/kernels.md has the trade-off
+constexpr int kHistogramStride = kBins + 1;    ///< words from row to row; odd: spreads rows over the banks
+constexpr int kPlaces = 8;                     ///< within a bin
+constexpr float kBinsPerUnit = kBins - 4;
+constexpr float kBinWidth = 1 / kBinsPerUnit;
+constexpr float kPlaceWidth = kBinWidth / kPlaces;
 
+/// How a bin's word is divided, for rows of at most `keys` keys: counts cannot overflow. Sums of places can where a
+/// bin holds more than `limit` scores (18724 up to 32767 keys); its places then count as the lowest.
 struct HistogramFormat {
-  int ring;             ///< slots, a power of two
-  int half;             ///< 1: two 16-bit counters a word, 0: one 32-bit counter
-  float bins_per_unit;  ///< < ring - 4
-  float width;          ///< 1 / bins_per_unit
+  int count_bits;
+  uint32_t limit;
 };
-
 __device__ inline HistogramFormat histogram_format(int keys) {
-  constexpr float kPairs = 2 * kHistogramWords - 6, kSingles = kHistogramWords - 6;
-  return keys <= 65535 ? HistogramFormat{2 * kHistogramWords, 1, kPairs, 1 / kPairs}
-                       : HistogramFormat{kHistogramWords, 0, kSingles, 1 / kSingles};
+  const int bits = max(15, 32 - __clz(keys));
+  return {bits, (0xFFFFFFFFU >> bits) / (kPlaces - 1)};
 }
 
 /// Adding this rounds to an integer in the low mantissa bits (|x| < 2^22).
 constexpr float kRoundingShift = 12582912.0F;
 
-__device__ inline int bin_of(float z, float anchor, const HistogramFormat& format) {
-  return __float_as_int(fmaf(z - anchor, format.bins_per_unit, kRoundingShift)) - 0x4B400000;
+/// Places from the anchor, as they are counted: bin * kPlaces + place within the bin, plus the bits of kRoundingShift,
+/// which are zero where bins and places are looked at.
+__device__ inline uint32_t places_of(float z_from_anchor) {
+  return __float_as_uint(fmaf(z_from_anchor, kBinsPerUnit * kPlaces, kRoundingShift));
+}
+__device__ inline int bin_of(float z, float anchor) {
+  return (static_cast<int>(places_of(z - anchor)) - 0x4B400000) >> 3;
 }
 
 /// Where `yes`: counts z = product * factor. (A branch would cost more.)
 __device__ inline void count_score(uint32_t row, float product, float factor, float anchor,
                                    const HistogramFormat& format, bool yes) {
-  const float bin = fmaf(fmaf(product, factor, -anchor), format.bins_per_unit, kRoundingShift);
-  const uint32_t slot = __float_as_uint(bin) & (format.ring - 1);
-  const uint32_t address = row + (slot >> format.half) * 4, one = format.half ? 1 + (slot & 1) * 0xFFFFU : 1;
+  const uint32_t places = places_of(fmaf(product, factor, -anchor));
+  const uint32_t address = row + (places / kPlaces % kBins) * 4;
+  const uint32_t one = 1 + (places % kPlaces << format.count_bits);
   asm volatile(
       "{\n"
       ".reg .pred yes;\n"
@@ -58,29 +68,16 @@ __device__ inline void count_score(uint32_t row, float product, float factor, fl
       : "memory");
 }
 
-__device__ inline uint32_t count_at(const uint32_t* row, int bin, const HistogramFormat& format) {
-  const int slot = bin & (format.ring - 1);
-  const uint32_t word = row[slot >> format.half];
-  return format.half ? (word >> ((slot & 1) * 16)) & 0xFFFFU : word;
-}
-
-/// Clears the slots that come into the window when its top moves from old_top to top; lane `lane` of `lanes`
-/// that share the work. Returns the row's anchor from now on.
-__device__ inline float move_window(uint32_t* row, float old_top, float top, float anchor,
-                                    const HistogramFormat& format, int lane, int lanes) {
+/// Clears the bins that come into the window when its top moves from old_top to top; lane `lane` of `lanes` that
+/// share the work. Returns the row's anchor from now on.
+__device__ inline float move_window(uint32_t* row, float old_top, float top, float anchor, int lane, int lanes) {
   if (!(top - old_top < 1)) {
-    for (int i = lane; i < kHistogramWords; i += lanes) row[i] = 0;
+    for (int i = lane; i < kBins; i += lanes) row[i] = 0;
     return top;
   }
-  const int last = bin_of(top, anchor, format) | format.half;  // words are read as a whole
+  const int last = bin_of(top, anchor);
 #pragma unroll 1
-  for (int bin = bin_of(old_top, anchor, format) + 1 + lane; bin <= last; bin += lanes) {
-    const int slot = bin & (format.ring - 1);
-    if (format.half)
-      reinterpret_cast<uint16_t*>(row)[slot] = 0;
-    else
-      row[slot] = 0;
-  }
+  for (int bin = bin_of(old_top, anchor) + 1 + lane; bin <= last; bin += lanes) row[bin & (kBins - 1)] = 0;
   return anchor;
 }
 
@@ -89,18 +86,83 @@ struct ThresholdBounds {
   float estimate;  ///< expected threshold
 };
 
-/// Root for r other than 1 and 2: Newton's steps from the left on the r-norm of [y - t]_+ over the bins, y
-/// relative to the window's top.
-__device__ inline float root_by_newton(const uint32_t* row, int top, float top_y, float exponent,
+/// A bin's count and mean, places from the bin's lowest.
+struct Bin {
+  float count, mean;
+
+  __device__ Bin(uint32_t word, const HistogramFormat& format) {
+    const uint32_t number = word & ((1U << format.count_bits) - 1);
+    count = static_cast<float>(number);
+    mean = number == 0 || number > format.limit ? 0.0F
+                                                : __fdividef(static_cast<float>(word >> format.count_bits), count);
+  }
+};
+
+/// Of the bins above the root: n, sum y, sum y^2 (each score at its bin's mean), and in units of width^2 / 12 what
+/// the scores vary within bins, if density is even; less where the neighbours are emptier, none in a lone bin.
+struct Moments {
+  float n = 0, y = 0, y2 = 0, within = 0;
+
+  __device__ void add(const Bin& bin, float at, float neighbours) {
+    n += bin.count;
+    y = fmaf(bin.count, at, y);
+    y2 = fmaf(bin.count, at * at, y2);
+    within += fmaxf(fminf(bin.count - 1, neighbours / 2), 0);
+  }
+  /// What these scores weigh at the threshold t, below all of them.
+  template <bool square>
+  __device__ float mass(float t) const {
+    return square ? fmaf(t, fmaf(t, n, -2 * y), y2) : fmaf(-t, n, y);
+  }
+};
+
+/// Walks down the bins, whose lowest places lie at y, y - width, ..., until they weigh 1 at the next bin's mean, which
+/// then lies below the root. Batches of eight bins are only looked at one by one where the walk ends.
+template <bool square>
+__device__ inline Moments moments_above_root(const uint32_t* row, int top, float y, const HistogramFormat& format) {
+  constexpr int kBatch = 8;
+  Moments sums;
+  float above = 0;  // count of the bin before
+  for (int first = 0; first < kBins; first += kBatch, y -= kBatch * kBinWidth) {
+    uint32_t words[kBatch + 1];
+#pragma unroll
+    for (int i = 0; i <= kBatch; ++i) words[i] = row[(top - first - i) & (kBins - 1)];
+    const auto add = [&](Moments& to, int i, bool yes) {
+      Bin bin(words[i], format);
+      const float below = Bin(words[i + 1], format).count, count = bin.count;
+      const float at = fmaf(bin.mean, kPlaceWidth, y - i * kBinWidth);
+      if (!yes && !(to.template mass<square>(at) < 1)) bin.count = 0;
+      to.add(bin, at, above + below);
+      above = count;
+    };
+    Moments next = sums;
+    const float before = above;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) add(next, i, true);
+    if (next.template mass<square>(y - (kBatch - 1) * kBinWidth) < 1) {
+      sums = next;
+      continue;
+    }
+    above = before;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) add(sums, i, false);
+    break;
+  }
+  return sums;
+}
+
+/// Root for r other than 1 and 2: Newton's steps from the left on the r-norm of [y - t]_+ over the bins.
+__device__ inline float root_by_newton(const uint32_t* row, int top, float y, float exponent,
                                        const HistogramFormat& format) {
   float t = -1;
   for (int iteration = 0; iteration < 12; ++iteration) {
     float total = 0, slope = 0;
-    for (int i = 0; i <= static_cast<int>(format.bins_per_unit) + 1; ++i) {
-      const uint32_t count = count_at(row, top - i, format);
-      const float u = top_y - i * format.width - t;
-      if (count == 0 || u <= 0) continue;
-      const float w = __powf(u, exponent - 1) * count;
+#pragma unroll 1
+    for (int i = 0; i < kBins - 2; ++i) {
+      const Bin bin(row[(top - i) & (kBins - 1)], format);
+      const float u = fmaf(bin.mean, kPlaceWidth, y - i * kBinWidth) - t;
+      if (bin.count == 0 || u <= 0) continue;
+      const float w = __powf(u, exponent - 1) * bin.count;
       total += w * u;
       slope += w;
     }
@@ -112,87 +174,27 @@ __device__ inline float root_by_newton(const uint32_t* row, int top, float top_y
   return t;
 }
 
-/// Moments of the bins whose scores lie above the root: n, sum y, sum y^2.
-struct Moments {
-  float n = 0, y = 0, y2 = 0;
-
-  __device__ void add(float count, float at) {
-    n += count;
-    y = fmaf(count, at, y);
-    y2 = fmaf(count, at * at, y2);
-  }
-  /// What these scores weigh at the threshold t.
-  template <bool square>
-  __device__ float mass(float t) const {
-    return square ? fmaf(t, fmaf(t, n, -2 * y), y2) : fmaf(-t, n, y);
-  }
-};
-
-/// Walks down the bins until they weigh 1 at the upper edge of the next, which then lies below the root.
-/// Batches of eight bins are only looked at one by one where the walk ends.
-template <bool square>
-__device__ inline Moments moments_above_root(const uint32_t* row, int top, float top_y,
-                                             const HistogramFormat& format) {
-  constexpr int kBatch = 8;
-  const float width = format.width;
-  const int first_bin = top | format.half, bins = format.ring - kBatch;
-  float y = fmaf(static_cast<float>(first_bin - top), width, top_y);
-  Moments sums;
-  for (int first = 0; first <= bins; first += kBatch, y -= kBatch * width) {
-    float counts[kBatch];
-    if (format.half) {
-#pragma unroll
-      for (int i = 0; i < kBatch; i += 2) {
-        const uint32_t word = row[((first_bin - first - i) & (format.ring - 1)) >> 1];
-        counts[i] = static_cast<float>(word >> 16);
-        counts[i + 1] = static_cast<float>(word & 0xFFFFU);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i)
-        counts[i] = static_cast<float>(row[(first_bin - first - i) & (format.ring - 1)]);
-    }
-    Moments next = sums;
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) next.add(counts[i], y - i * width);
-    if (next.template mass<square>(y - (kBatch - 0.5F) * width) < 1) {
-      sums = next;
-      continue;
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const float at = y - i * width;
-      const bool above = sums.template mass<square>(at + width / 2) < 1;
-      sums.add(above ? counts[i] : 0.0F, at);
-    }
-    break;
-  }
-  return sums;
-}
-
-/// Counting every score at its bin's centre moves it by half a bin width at most, and the threshold with it;
-/// that scores lie evenly within their bins adds width^2 / 12 to the expected square of each. window_top:
-/// lower + 1.
-__device__ inline ThresholdBounds solve_histogram(const uint32_t* row, float window_top, float anchor,
-                                                  float exponent, const HistogramFormat& format) {
-  const float width = format.width;
-  const int top = bin_of(window_top, anchor, format);
-  const float top_y = top * width + anchor - window_top;  // y: relative to the window's top
+/// window_top: lower + 1. Scores lie within half a place of where they were counted.
+__device__ inline ThresholdBounds solve_histogram(const uint32_t* row, float window_top, float anchor, float exponent,
+                                                  const HistogramFormat& format) {
+  const int top = bin_of(window_top, anchor);
+  const float y = top * kBinWidth + anchor - window_top;  // relative to the window's top
   float root, estimate;
   if (exponent == 2.0F) {
-    const Moments sums = moments_above_root<true>(row, top, top_y, format);
+    const Moments sums = moments_above_root<true>(row, top, y, format);
     // (y - sqrt(y^2 - n (y2 - 1))) / n by central moments, which do not cancel.
     const float mean = sums.y / sums.n, spread = sums.y2 - sums.y * mean;
     root = mean - sqrtf(fmaxf(1 - spread, 0) / sums.n);
-    estimate = mean - sqrtf(fmaxf(1 - spread - sums.n * width * width / 12, 0) / sums.n);
+    const float within = sums.within * (kBinWidth * kBinWidth / 12);
+    estimate = mean - sqrtf(fmaxf(1 - spread - within, 0) / sums.n);
   } else if (exponent == 1.0F) {
-    const Moments sums = moments_above_root<false>(row, top, top_y, format);
+    const Moments sums = moments_above_root<false>(row, top, y, format);
     root = estimate = (sums.y - 1) / sums.n;
   } else {
-    root = estimate = root_by_newton(row, top, top_y, exponent, format);
+    root = estimate = root_by_newton(row, top, y, exponent, format);
   }
   ThresholdBounds bounds;
-  bounds.lower = window_top + fmaxf(root - width / 2 - 2e-5F, -1.0F);
+  bounds.lower = window_top + fmaxf(root - kPlaceWidth / 2 - 2e-5F, -1.0F);
   bounds.estimate = fmaxf(window_top + estimate, bounds.lower);
   // Rounding of window_top + root for large scores.
   bounds.lower -= 4e-7F * fabsf(window_top);

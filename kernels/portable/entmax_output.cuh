@@ -19,10 +19,10 @@ namespace asplash::kernels::portable {
 
 /// Largest |M - 1| that the first-order correction may mend. The histogram's estimate leaves, for r = 2, a
 /// standard deviation of 0.58 bin widths: with 58 bins a unit this is five of them.
-constexpr float kMassTolerance = 0.05F;
+constexpr float kMassTolerance = 0.02F;
 constexpr float kGeneralMassTolerance = 0.02F;  ///< r other than 1 and 2: one Newton step follows
 constexpr float kLinearMassTolerance = 1e-4F;   ///< r = 1: weights do not fade towards the threshold
-constexpr float kCurvatureTolerance = 1e-3F;    ///< of n d^2, r = 2
+constexpr float kCurvatureTolerance = 2e-4F;    ///< of n d^2, r = 2
 constexpr int kMaximalPasses = 8;
 
 template <typename T, int head_dim>

@@ -158,7 +158,7 @@ __device__ inline void raise_windows(const Block& block, const float (&top)[Bloc
     const float maximum = quad_max(top[r] * factor);
     if (maximum > state.lower[r] + 1) {
       state.anchor[r] = move_window(block.histogram(block.local_row(r)), state.lower[r] + 1, maximum,
-                                    state.anchor[r], block.format, threadIdx.x % 4, 4);
+                                    state.anchor[r], threadIdx.x % 4, 4);
       state.lower[r] = maximum - 1;
     }
   }
@@ -286,7 +286,7 @@ __device__ void solve_rows(const Block& block, typename Block::Rows& state, floa
     bounds.lower = fmaxf(bounds.lower, lower);
     bounds.estimate = fmaxf(bounds.estimate, bounds.lower);
     // Lanes beyond the warp's rows repeat others' work.
-    if (lane == own) move_window(row, lower + 1, bounds.lower + 1, anchor, block.format, 0, 1);
+    if (lane == own) move_window(row, lower + 1, bounds.lower + 1, anchor, 0, 1);
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
