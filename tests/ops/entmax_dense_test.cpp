@@ -66,8 +66,14 @@ TEST_F(EntmaxDense, NoticesWhatIsWrong) {
     return compare_with_dense(in, call, results);
   };
   EXPECT_NEAR(with([](EntmaxResults& r) { r.out = r.out * 1.01; }).out, 0.01, 1e-9);
-  EXPECT_NEAR(with([](EntmaxResults& r) { r.grad_query = r.grad_query * 1.01; }).grad_query, 0.01, 3e-3);
-  EXPECT_NEAR(with([](EntmaxResults& r) { r.grad_key = r.grad_key * 1.01; }).grad_key, 0.01, 3e-3);
+  // Less than 0.01: rows of few keys have gradients far smaller than the terms that they are the difference
+  // of.
+  const double of_query = with([](EntmaxResults& r) { r.grad_query = r.grad_query * 1.01; }).grad_query;
+  const double of_key = with([](EntmaxResults& r) { r.grad_key = r.grad_key * 1.01; }).grad_key;
+  for (const double error : {of_query, of_key}) {
+    EXPECT_GT(error, 0.002);
+    EXPECT_LT(error, 0.0101);
+  }
   EXPECT_NEAR(with([](EntmaxResults& r) { r.grad_value = r.grad_value * 1.01; }).grad_value, 0.01, 1e-9);
   const EntmaxErrors shifted = with([](EntmaxResults& r) { r.tau = r.tau + 0.01; });
   EXPECT_NEAR(shifted.tau, 0.01, 1e-4);
