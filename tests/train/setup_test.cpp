@@ -29,7 +29,7 @@ std::string error_of(const SmallRun& small, std::vector<std::string> overrides) 
 
 TEST(SetupTest, DecidesWhatTheConfigurationLeavesOpen) {
   const SmallRun small;
-  const TrainOptions options = options_of(small, {"train.micro_batch=0"});
+  const TrainOptions options = options_of(small, {"train.micro_batch=0", "model.head_dim=0"});
   const train::Setup setup = prepare(options, load_config(options));
   EXPECT_EQ(setup.config.model.vocab_size, kSmallVocab);
   EXPECT_EQ(setup.config.model.kv_heads, 2);
