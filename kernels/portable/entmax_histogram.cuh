@@ -22,15 +22,16 @@ namespace asplash::kernels::portable {
 #ifndef ASPLASH_HISTOGRAM_BINS
 #define ASPLASH_HISTOGRAM_BINS 32
 #endif
-constexpr int kBins = ASPLASH_HISTOGRAM_BINS;  ///< of one row, a power of two; docs/kernels.md has the trade-off
-constexpr int kHistogramStride = kBins + 1;    ///< words from row to row; odd: spreads rows over the banks
-constexpr int kPlaces = 8;                     ///< within a bin
+constexpr int kBins =
+    ASPLASH_HISTOGRAM_BINS;  ///< of one row, a power of two; docs/kernels.md has the trade-off
+constexpr int kHistogramStride = kBins + 1;  ///< words from row to row; odd: spreads rows over the banks
+constexpr int kPlaces = 8;                   ///< within a bin
 constexpr float kBinsPerUnit = kBins - 4;
 constexpr float kBinWidth = 1 / kBinsPerUnit;
 constexpr float kPlaceWidth = kBinWidth / kPlaces;
 
-/// How a bin's word is divided, for rows of at most `keys` keys: counts cannot overflow. Sums of places can where a
-/// bin holds more than `limit` scores (18724 up to 32767 keys); its places then count as the lowest.
+/// How a bin's word is divided, for rows of at most `keys` keys: counts cannot overflow. Sums of places can
+/// where a bin holds more than `limit` scores (18724 up to 32767 keys); its places then count as the lowest.
 struct HistogramFormat {
   int count_bits;
   uint32_t limit;
@@ -43,8 +44,8 @@ __device__ inline HistogramFormat histogram_format(int keys) {
 /// Adding this rounds to an integer in the low mantissa bits (|x| < 2^22).
 constexpr float kRoundingShift = 12582912.0F;
 
-/// Places from the anchor, as they are counted: bin * kPlaces + place within the bin, plus the bits of kRoundingShift,
-/// which are zero where bins and places are looked at.
+/// Places from the anchor, as they are counted: bin * kPlaces + place within the bin, plus the bits of
+/// kRoundingShift, which are zero where bins and places are looked at.
 __device__ inline uint32_t places_of(float z_from_anchor) {
   return __float_as_uint(fmaf(z_from_anchor, kBinsPerUnit * kPlaces, kRoundingShift));
 }
@@ -68,9 +69,10 @@ __device__ inline void count_score(uint32_t row, float product, float factor, fl
       : "memory");
 }
 
-/// Clears the bins that come into the window when its top moves from old_top to top; lane `lane` of `lanes` that
-/// share the work. Returns the row's anchor from now on.
-__device__ inline float move_window(uint32_t* row, float old_top, float top, float anchor, int lane, int lanes) {
+/// Clears the bins that come into the window when its top moves from old_top to top; lane `lane` of `lanes`
+/// that share the work. Returns the row's anchor from now on.
+__device__ inline float move_window(uint32_t* row, float old_top, float top, float anchor, int lane,
+                                    int lanes) {
   if (!(top - old_top < 1)) {
     for (int i = lane; i < kBins; i += lanes) row[i] = 0;
     return top;
@@ -93,21 +95,23 @@ struct Bin {
   __device__ Bin(uint32_t word, const HistogramFormat& format) {
     const uint32_t number = word & ((1U << format.count_bits) - 1);
     count = static_cast<float>(number);
-    mean = number == 0 || number > format.limit ? 0.0F
-                                                : __fdividef(static_cast<float>(word >> format.count_bits), count);
+    mean = number == 0 || number > format.limit
+               ? 0.0F
+               : __fdividef(static_cast<float>(word >> format.count_bits), count);
   }
 };
 
-/// Of the bins above the root: n, sum y, sum y^2 (each score at its bin's mean), and in units of width^2 / 12 what
-/// the scores vary within bins, if density is even; less where the neighbours are emptier, none in a lone bin.
+/// Of the bins above the root: n, sum y, sum y^2 (each score at its bin's mean), and in units of width^2 / 12
+/// what the scores vary within bins, if density is even; less where the neighbours are emptier, none in a
+/// lone bin.
 struct Moments {
   float n = 0, y = 0, y2 = 0, within = 0;
 
-  __device__ void add(const Bin& bin, float at, float neighbours) {
-    n += bin.count;
-    y = fmaf(bin.count, at, y);
-    y2 = fmaf(bin.count, at * at, y2);
-    within += fmaxf(fminf(bin.count - 1, neighbours / 2), 0);
+  __device__ void add(float count, float at, float neighbours) {
+    n += count;
+    y = fmaf(count, at, y);
+    y2 = fmaf(count, at * at, y2);
+    within += fmaxf(fminf(count - 1, neighbours / 2), 0);
   }
   /// What these scores weigh at the threshold t, below all of them.
   template <bool square>
@@ -116,36 +120,37 @@ struct Moments {
   }
 };
 
-/// Walks down the bins, whose lowest places lie at y, y - width, ..., until they weigh 1 at the next bin's mean, which
-/// then lies below the root. Batches of eight bins are only looked at one by one where the walk ends.
-template <bool square>
-__device__ inline Moments moments_above_root(const uint32_t* row, int top, float y, const HistogramFormat& format) {
+/// Walks down the bins, whose lowest places lie at y, y - width, ..., until they weigh 1 at the next bin's
+/// mean, which then lies below the root. Batches of eight bins are only looked at one by one where the walk
+/// ends.
+template <bool square, bool within>
+__device__ inline Moments moments_above_root(const uint32_t* row, int top, float y,
+                                             const HistogramFormat& format) {
   constexpr int kBatch = 8;
   Moments sums;
   float above = 0;  // count of the bin before
   for (int first = 0; first < kBins; first += kBatch, y -= kBatch * kBinWidth) {
-    uint32_t words[kBatch + 1];
+    float counts[kBatch + 1], at[kBatch];
 #pragma unroll
-    for (int i = 0; i <= kBatch; ++i) words[i] = row[(top - first - i) & (kBins - 1)];
-    const auto add = [&](Moments& to, int i, bool yes) {
-      Bin bin(words[i], format);
-      const float below = Bin(words[i + 1], format).count, count = bin.count;
-      const float at = fmaf(bin.mean, kPlaceWidth, y - i * kBinWidth);
-      if (!yes && !(to.template mass<square>(at) < 1)) bin.count = 0;
-      to.add(bin, at, above + below);
-      above = count;
+    for (int i = 0; i <= kBatch; ++i) {
+      const Bin bin(row[(top - first - i) & (kBins - 1)], format);
+      counts[i] = bin.count;
+      if (i < kBatch) at[i] = fmaf(bin.mean, kPlaceWidth, y - i * kBinWidth);
+    }
+    const auto neighbours = [&](int i) {
+      return within ? (i > 0 ? counts[i - 1] : above) + counts[i + 1] : 0.0F;
     };
     Moments next = sums;
-    const float before = above;
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) add(next, i, true);
+    for (int i = 0; i < kBatch; ++i) next.add(counts[i], at[i], neighbours(i));
     if (next.template mass<square>(y - (kBatch - 1) * kBinWidth) < 1) {
       sums = next;
+      above = counts[kBatch - 1];
       continue;
     }
-    above = before;
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) add(sums, i, false);
+    for (int i = 0; i < kBatch; ++i)
+      sums.add(sums.template mass<square>(at[i]) < 1 ? counts[i] : 0.0F, at[i], neighbours(i));
     break;
   }
   return sums;
@@ -174,21 +179,23 @@ __device__ inline float root_by_newton(const uint32_t* row, int top, float y, fl
   return t;
 }
 
-/// window_top: lower + 1. Scores lie within half a place of where they were counted.
-__device__ inline ThresholdBounds solve_histogram(const uint32_t* row, float window_top, float anchor, float exponent,
-                                                  const HistogramFormat& format) {
+/// window_top: lower + 1. Scores lie within half a place of where they were counted. final: with the
+/// estimate.
+template <bool final>
+__device__ inline ThresholdBounds solve_histogram(const uint32_t* row, float window_top, float anchor,
+                                                  float exponent, const HistogramFormat& format) {
   const int top = bin_of(window_top, anchor);
   const float y = top * kBinWidth + anchor - window_top;  // relative to the window's top
   float root, estimate;
   if (exponent == 2.0F) {
-    const Moments sums = moments_above_root<true>(row, top, y, format);
+    const Moments sums = moments_above_root<true, final>(row, top, y, format);
     // (y - sqrt(y^2 - n (y2 - 1))) / n by central moments, which do not cancel.
     const float mean = sums.y / sums.n, spread = sums.y2 - sums.y * mean;
     root = mean - sqrtf(fmaxf(1 - spread, 0) / sums.n);
     const float within = sums.within * (kBinWidth * kBinWidth / 12);
     estimate = mean - sqrtf(fmaxf(1 - spread - within, 0) / sums.n);
   } else if (exponent == 1.0F) {
-    const Moments sums = moments_above_root<false>(row, top, y, format);
+    const Moments sums = moments_above_root<false, false>(row, top, y, format);
     root = estimate = (sums.y - 1) / sums.n;
   } else {
     root = estimate = root_by_newton(row, top, y, exponent, format);

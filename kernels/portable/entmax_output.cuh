@@ -9,20 +9,20 @@
 /// Weights are taken at the scan's estimate of the threshold; beside P V and W V the pass sums, per row, the
 /// support n, S1 = sum w and the mass M = sum p. The threshold then follows in closed form (r = 2: the root
 /// of the quadratic over the support); it lies d away, and O - r d (W V) is right to first order in d: its
-/// error is n d^2 for r = 2. Where |M - 1| or n d^2 is above its tolerance, the block's rows are taken again
-/// from their new thresholds. With the histogram's estimates this is rare (docs/kernels.md: one pass for all
-/// but a few rows in a million).
+/// error is n d^2 for r = 2. Where that is above a tolerance, the block's rows are taken again from their new
+/// thresholds. With the histogram's estimates this is rare, but for rows nearly uniform over thousands of
+/// keys (docs/kernels.md).
 ///
 /// The mask that the backward gets holds the tiles with a score above the *lower bound* of some row's
 /// threshold, so that no tile with a positive weight can be missing.
 namespace asplash::kernels::portable {
 
-/// Largest |M - 1| that the first-order correction may mend. The histogram's estimate leaves, for r = 2, a
-/// standard deviation of 0.58 bin widths: with 58 bins a unit this is five of them.
-constexpr float kMassTolerance = 0.02F;
-constexpr float kGeneralMassTolerance = 0.02F;  ///< r other than 1 and 2: one Newton step follows
-constexpr float kLinearMassTolerance = 1e-4F;   ///< r = 1: weights do not fade towards the threshold
-constexpr float kCurvatureTolerance = 2e-4F;    ///< of n d^2, r = 2
+/// Where another pass is taken. r = 2: n d^2 above this; it bounds |M - 1|, too, to 2 sqrt(n d^2) at n =
+/// S1^2, and what is left after the correction to n d^2 itself. Others: |M - 1| above; r < 2: w is steep, r =
+/// 1: even jumps, where p becomes 0, so that a threshold slightly off shows in the gradients.
+constexpr float kCurvatureTolerance = 5e-4F;
+constexpr float kMassTolerance = 1e-2F;
+constexpr float kSteepMassTolerance = 5e-4F;
 constexpr int kMaximalPasses = 8;
 
 template <typename T, int head_dim>
@@ -116,6 +116,8 @@ __device__ inline void add_output(const Scores<1>& v, float exponent, uint32_t v
         sums.mass[r] = fmaf(w0, u0, fmaf(w1, u1, sums.mass[r]));
         p[n][r] = Element<T>::pack(w0 * u0, w1 * u1);
         w[n][r] = Element<T>::pack(w0, w1);
+        if constexpr (decltype(power)::value != Power::square)  // w may underflow where u does not
+          sums.support[r] += (u0 > 0 ? 1.0F : 0.0F) + (u1 > 0 ? 1.0F : 0.0F);
       }
     }
   });
@@ -131,8 +133,8 @@ __device__ inline void add_output(const Scores<1>& v, float exponent, uint32_t v
       Element<T>::multiply_add(o.w[2 * n + 1], w_left, v.x[2], v.x[3]);
     }
     const uint32_t ones = Element<T>::pack(1, 1);
-    const Fragment positive = {Element<T>::positive(w_left.x[0]), Element<T>::positive(w_left.x[1]),
-                               Element<T>::positive(w_left.x[2]), Element<T>::positive(w_left.x[3])};
+    const Fragment positive = {{Element<T>::positive(w_left.x[0]), Element<T>::positive(w_left.x[1]),
+                                Element<T>::positive(w_left.x[2]), Element<T>::positive(w_left.x[3])}};
     Element<T>::multiply_add(o.slope, w_left, ones, ones);
     Element<T>::multiply_add(o.support, positive, ones, ones);
   }
@@ -232,7 +234,7 @@ __device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& 
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     sums.slope[r] = o.slope[2 * r];
-    sums.support[r] = o.support[2 * r];
+    sums.support[r] = block.launch.exponent == 2.0F ? o.support[2 * r] : quad_sum(sums.support[r]);
     sums.mass[r] = quad_sum(sums.mass[r]);
   }
 }
@@ -249,9 +251,7 @@ struct Outcome {
   bool again = false;
 };
 __device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float exponent, bool last_try) {
-  const float tolerance = exponent == 2.0F   ? kMassTolerance
-                          : exponent == 1.0F ? kLinearMassTolerance
-                                             : kGeneralMassTolerance;
+  const float tolerance = exponent > 2 ? kMassTolerance : kSteepMassTolerance;
   Outcome outcome;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -260,8 +260,9 @@ __device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float ex
     const float d = sums.slope[r] > 0 ? root_distance(sums.support[r], sums.slope[r], sums.mass[r], exponent)
                                       : state.lower[r] - state.taken_at[r];
     outcome.distance[r] = d;
-    outcome.again |= fabsf(sums.mass[r] - 1) > tolerance ||
-                     (exponent == 2.0F && sums.support[r] * d * d > kCurvatureTolerance);
+    outcome.again |= sums.slope[r] > 0 ? exponent == 2.0F ? sums.support[r] * d * d > kCurvatureTolerance
+                                                          : fabsf(sums.mass[r] - 1) > tolerance
+                                       : true;
   }
   outcome.again = __syncthreads_or(outcome.again && !last_try);
   if (!outcome.again) return outcome;
@@ -362,7 +363,10 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
     new (place_memory) RowPlace(launch, row_tile, kTile, blockIdx.y, blockIdx.z);
   }
   __syncthreads();
-  if (place.rows == 0) return;
+  if (place.rows == 0) {  // a row tile beyond the last document's
+    for (int i = threadIdx.x; i < p.shape.mask_words(); i += kThreads) p.tile_mask[place.mask_at + i] = 0;
+    return;
+  }
   float value_norm = 0;
   for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads)
     value_norm = fmaxf(value_norm, launch.key_facts[place.facts_at + tile].value_norm);

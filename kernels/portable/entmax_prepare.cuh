@@ -110,7 +110,8 @@ __global__ void __launch_bounds__(kThreads) row_facts_kernel(const __grid_consta
   if (lane != 0) return;
   const int kv_head = blockIdx.y / (p.shape.heads / p.shape.kv_heads);
   const float value = launch.value_maximum[int64_t{blockIdx.z} * p.shape.kv_heads + kv_head];
-  const bool broken = isnan(p.tau[row]);
+  // Rows without keys may hold anything, too.
+  const bool broken = !(fabsf(p.tau[row]) < kInfinity);
   // Twice: weight_sum was taken within rounding of tau, dS is rounded.
   const float bound = 2 * p.weight_sum[row] * 2 * sqrtf(square) * value;
   launch.delta[row] = broken ? 0 : delta;

@@ -37,8 +37,8 @@
 ///      down the histogram by batches of eight bins: 3.0 and 2.1 ms. A quarter of the latter is waiting at
 ///      the barrier for the warps with the active row tile.
 ///   5  So each warp takes rows of both row tiles: 3.0 and 2.0 ms.
-/// Tried and left: eight warps of 16 rows at 128 registers, twice as many at a time: 3.1 and 2.2 ms. Each key fragment
-/// then serves one product instead of two, and shared memory is the limit.
+/// Tried and left: eight warps of 16 rows at 128 registers, twice as many at a time: 3.1 and 2.2 ms. Each key
+/// fragment then serves one product instead of two, and shared memory is the limit.
 namespace asplash::kernels::portable {
 
 template <typename T, int head_dim>
@@ -266,7 +266,7 @@ __device__ inline unsigned int scan_step(const Block& block, int first_key, uint
 }
 
 /// Every row's bounds from its histogram: lane i of a warp solves row i.
-template <typename Block>
+template <bool final, typename Block>
 __device__ void solve_rows(const Block& block, typename Block::Rows& state, float* estimates) {
   constexpr int kRows = Block::kThreadRows;
   const int lane = threadIdx.x % 32, own = lane % Block::Layout::kWarpRows, source = own % 8 * 4;
@@ -282,7 +282,7 @@ __device__ void solve_rows(const Block& block, typename Block::Rows& state, floa
   ThresholdBounds bounds{lower, kInfinity};
   if (fabsf(lower) < kInfinity) {
     uint32_t* row = block.histogram(block.warp_row() + own / 16 * kTile + own % 16);
-    bounds = solve_histogram(row, lower + 1, anchor, block.launch.exponent, block.format);
+    bounds = solve_histogram<final>(row, lower + 1, anchor, block.launch.exponent, block.format);
     bounds.lower = fmaxf(bounds.lower, lower);
     bounds.estimate = fmaxf(bounds.estimate, bounds.lower);
     // Lanes beyond the warp's rows repeat others' work.
@@ -292,7 +292,7 @@ __device__ void solve_rows(const Block& block, typename Block::Rows& state, floa
   for (int r = 0; r < kRows; ++r) {
     state.lower[r] = __shfl_sync(0xFFFFFFFFU, bounds.lower, r * 8 + lane / 4);
     const float estimate = __shfl_sync(0xFFFFFFFFU, bounds.estimate, r * 8 + lane / 4);
-    if (estimates) estimates[r] = estimate;
+    if (final) estimates[r] = estimate;
   }
   __syncwarp();
 }
@@ -387,7 +387,7 @@ __device__ void scan(const Block& block, const Query& query, typename Block::Row
       if (bands == 0) continue;
       found |= bands;
       ++counted;
-      if ((counted & (counted - 1)) == 0) solve_rows(block, state, nullptr);
+      if ((counted & (counted - 1)) == 0) solve_rows<false>(block, state, nullptr);
     }
     if (threadIdx.x % 32 < Layout::kRowTiles && (found >> threadIdx.x % 32 & 1) != 0)
       atomicOr(block.candidates(threadIdx.x % 32) + current / 32, 1U << (current % 32));
@@ -515,7 +515,7 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim>::kBlocks))
     const ScanQuery<T, head_dim> query(block.address(Layout::kQueryAt), block.warp_row());
     __syncthreads();
     scan(block, query, state);
-    solve_rows(block, state, estimates);
+    solve_rows<true>(block, state, estimates);
   }
 #pragma unroll
   for (int r = 0; r < Block::kThreadRows; ++r) {

@@ -30,7 +30,7 @@ struct Launch {
   float* delta = nullptr;             ///< [batch, heads, q_tokens]: dO . mean
   float* row_quanta = nullptr;  ///< [batch, heads, q_tokens]: dQ is summed in multiples of 1 / (it times a
                                 ///< column's)
-  int* broken_rows = nullptr;   ///< [batch, heads]: not 0 if a row is broken
+  int* broken_rows = nullptr;   ///< [batch, heads]: not 0 if a row may hold numbers that are not finite
   float* column_maximum = nullptr;    ///< [batch, kv_heads, head_dim]: largest |k| that is finite
   float* value_maximum = nullptr;     ///< [batch, kv_heads]: largest |v| (norm) of finite numbers
   int32_t* grad_query_sum = nullptr;  ///< [batch, heads, ceil(q_tokens / 8), head_dim * 8]
