@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads) row_facts_kernel(const __grid_consta
   // Twice: weight_sum was taken within rounding of tau, dS is rounded.
   const float bound = 2 * p.weight_sum[row] * 2 * sqrtf(square) * value;
   launch.delta[row] = broken ? 0 : delta;
-  launch.row_quanta[row] = broken ? 0 : row_quanta(bound);
+  launch.row_quanta[row] = broken ? 1 : row_quanta(bound);
   if (broken) launch.broken_rows[int64_t{blockIdx.z} * p.shape.heads + blockIdx.y] = 1;
 }
 

@@ -129,7 +129,9 @@ TEST_F(EntmaxPatternsGpu, ASinkColumnStaysActive) {
     const Inputs in = gpu_inputs({1, 2, 1, 2000, 2000, 64}, type, 0.5);
     in.key.select(2, 0).add_(0.5);
     in.query.add_(0.5);
-    expect_kernels_match(in, default_case(in));
+    EntmaxTolerance tolerance = kernel_tolerance(type);
+    tolerance.grad_value = std::max(tolerance.grad_value, 0.0030);  // the sink's key alone makes up its norm
+    expect_kernels_match(in, default_case(in), tolerance);
   });
 }
 
