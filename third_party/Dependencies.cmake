@@ -65,6 +65,11 @@ if(NOT ASPLASH_CUDA STREQUAL "OFF")
     # Code for Ampere (also the portable PTX for everything later) and Hopper's own instructions.
     set(CMAKE_CUDA_ARCHITECTURES "80-real;80-virtual;90a-real" CACHE STRING "CUDA architectures")
     enable_language(CUDA)
+    # The C++ compiler links all programs. What nvcc's host compiler, which may be another one, would look in and add
+    # must not reach them: its folder can hold a static libstdc++, and a second one beside libtorch's ends in crashes.
+    set(CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES "")
+    set(CMAKE_CUDA_IMPLICIT_LINK_LIBRARIES "")
+    set(CMAKE_CUDA_RUNTIME_LIBRARY None) # CUDA::cudart_static, by its path
     set(CMAKE_CUDA_STANDARD 17)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     find_package(CUDAToolkit 12.8 REQUIRED)
