@@ -15,6 +15,11 @@
 ///
 /// The mask that the backward gets holds the tiles with a score above the *lower bound* of some row's
 /// threshold, so that no tile with a positive weight can be missing.
+///
+/// Story, for 16k tokens and 16 heads of 128 on an H200 (dense: 1.65 TFLOP), dense and with 70 % zero
+/// tiles: 6.1 and 1.9 ms at first; 5.5 and 1.8 with z - tau in one operation and tiles from a list; 4.9
+/// and 1.7 since the tensor cores sum w and the support (products with ones), too. Half of the time are
+/// products now.
 namespace asplash::kernels::portable {
 
 /// Where another pass is taken. r = 2: n d^2 above this; it bounds |M - 1|, too, to 2 sqrt(n d^2) at n =

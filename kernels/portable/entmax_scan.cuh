@@ -3,6 +3,7 @@
 #include <new>
 
 #include "portable/entmax_histogram.cuh"
+#include "portable/entmax_scan_order.cuh"
 
 /// Scan: the one product of all queries with all keys. For every row it leaves a lower bound of its
 /// threshold, an estimate of it (in tau), and for every row tile the key tiles that can hold a positive
@@ -18,27 +19,20 @@
 /// Warps own 16 rows of each of the block's row tiles, so that all have the same share of an active one; but
 /// for the keys in shared memory they share nothing.
 ///
-/// Story, for 16k tokens and 16 heads of 128 on an H200 (0.55 TFLOP; mma.sync reaches about 630 TFLOP/s):
-///   1  64 keys a step, each find counted in a branch, maxima tracked: 5.8 ms dense, 3.1 ms with 10 % of the
-///   tiles
-///      active. 700 to 1500 instructions a warp and tile, most of them waiting for each other: two warps a
-///      scheduler.
-///   2  32 keys a step at 168 registers, so three blocks a multiprocessor; lanes first append finds to a list
-///   of their
-///      own, three instructions a score and no branch: 3.8 and 2.5 ms. Counters said: every second counting
-///      step raised some row's maximum, 400 instructions; nine finds a lane are processed a step, thirty
-///      instructions each.
-///   3  mbarriers instead of __syncthreads, so that warps may drift by two steps: 4.2 and 2.7 ms. Undone: two
-///   waits a
-///      step cost more than the drift saves.
-///   4  The window hangs on the lower bound, not on the maximum, and so hardly ever moves between two
-///   solutions: 3.3 and
-///      2.2 ms. A list of finds a row, so that chains of additions do not wait for each other, and a walk
-///      down the histogram by batches of eight bins: 3.0 and 2.1 ms. A quarter of the latter is waiting at
-///      the barrier for the warps with the active row tile.
-///   5  So each warp takes rows of both row tiles: 3.0 and 2.0 ms.
-/// Tried and left: eight warps of 16 rows at 128 registers, twice as many at a time: 3.1 and 2.2 ms. Each key
-/// fragment then serves one product instead of two, and shared memory is the limit.
+/// Story, for 16k tokens and 16 heads of 128 on an H200 (0.55 TFLOP; mma.sync reaches about 630 TFLOP/s),
+/// dense and with 10 % of the tiles active: (1) 64 keys a step, each find counted in a branch, maxima
+/// tracked: 5.8 and 3.1 ms. 700 to 1500 instructions a warp and tile, most of them waiting for each other:
+/// two warps a scheduler. (2) 32 keys a step at 168 registers, so three blocks a multiprocessor; lanes first
+/// append finds to a list of their own, three instructions a score and no branch: 3.8 and 2.5 ms. Counters
+/// said: every second counting step raised some row's maximum, 400 instructions. (3) mbarriers instead of
+/// __syncthreads, so that warps may drift by two steps: 4.2 and 2.7 ms. Undone: two waits a step cost more
+/// than the drift saves. (4) The window hangs on the lower bound, not on the maximum, and so hardly ever
+/// moves between two solutions: 3.3 and 2.2 ms. A list of finds a row, so that chains of additions do not
+/// wait for each other, and a walk down the histogram by batches of eight bins: 3.0 and 2.1 ms. A quarter of
+/// the latter was waiting at the barrier for the warps with the active row tile. (5) So each warp takes rows
+/// of both row tiles: 3.0 and 2.0 ms. (6) Bins with means (entmax_histogram.cuh): as fast, five times as
+/// accurate. Tried and left: eight warps of 16 rows at 128 registers, twice as many at a time: 3.1 and 2.2
+/// ms. Each key fragment then serves one product instead of two, and shared memory is the limit.
 namespace asplash::kernels::portable {
 
 template <typename T, int head_dim>
@@ -296,69 +290,6 @@ __device__ void solve_rows(const Block& block, typename Block::Rows& state, floa
   }
   __syncwarp();
 }
-
-/// Key tiles [first, last] outside which a head's position bias proves every weight of the block's rows zero.
-struct Window {
-  int first, last;
-};
-template <typename Block>
-__device__ Window window_of(const Block& block, const typename Block::Rows& state) {
-  __shared__ Window shared;
-  if (threadIdx.x == 0) shared = {block.place.key_tiles, -1};
-  __syncthreads();
-#pragma unroll
-  for (int r = 0; r < Block::kThreadRows; ++r) {
-    if (!block.row_exists(r) || (state.broken >> r & 1) != 0) continue;
-    // The slack is far more than the rounding of a product of head_dim terms.
-    const float reach = block.reach(block.local_row(r));
-    const float slack = 1e-4F * (fabsf(state.lower[r]) + reach) + 1e-4F;
-    const float distance = fminf((reach - state.lower[r] + slack) / block.place.slope + 1, 2e9F);
-    if (!(distance >= 0)) continue;
-    const int64_t position = block.place.row0 + block.local_row(r) + block.place.document.offset();
-    const int64_t low = position - static_cast<int64_t>(distance),
-                  high = position + static_cast<int64_t>(distance);
-    const int64_t keys = block.place.document.k_length;
-    atomicMin(&shared.first, static_cast<int>(max(low, int64_t{0}) / kTile));
-    atomicMax(&shared.last, static_cast<int>(min(max(high, int64_t{0}), keys) / kTile));
-  }
-  __syncthreads();
-  const Window window = shared;
-  __syncthreads();
-  return window;
-}
-
-/// The order of the scan: `start`, below it, the first tile early, then down; what lies above `start` at the
-/// end of it. -1 ends it. (Causal: there is nothing above.)
-class ScanOrder {
- public:
-  __device__ ScanOrder(int tiles, int start, bool sink_early)
-      : window{0, tiles - 1},
-        start_(start),
-        below_(start),
-        above_(start),
-        sink_due_(sink_early && start > 1),
-        floor_(sink_due_ ? 1 : 0) {}
-
-  __device__ int next() {
-    if (count_++ == 0) return start_;
-    if (sink_due_ && count_ == 3) {
-      sink_due_ = false;
-      return 0;
-    }
-    below_ = min(below_ - 1, window.last);
-    if (below_ >= max(window.first, floor_)) return below_;
-    above_ = max(above_ + 1, window.first);
-    return above_ <= window.last ? above_ : -1;
-  }
-
-  Window window;
-
- private:
-  int start_, below_, above_;
-  bool sink_due_;
-  int floor_;
-  int count_ = 0;
-};
 
 template <typename Block, typename Query>
 __device__ void scan(const Block& block, const Query& query, typename Block::Rows& state) {
