@@ -203,8 +203,8 @@ __device__ inline ThresholdBounds solve_histogram(const uint32_t* row, float win
   ThresholdBounds bounds;
   bounds.lower = window_top + fmaxf(root - kPlaceWidth / 2 - 2e-5F, -1.0F);
   bounds.estimate = fmaxf(window_top + estimate, bounds.lower);
-  // Rounding of window_top + root for large scores.
-  bounds.lower -= 4e-7F * fabsf(window_top);
+  // Rounding of window_top + root for large scores, and of places for anchors far from the window.
+  bounds.lower -= 4e-7F * (fabsf(window_top) + fabsf(window_top - anchor));
   return bounds;
 }
 

@@ -131,7 +131,9 @@ __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __gri
     const int group = i % (head_dim / 8), row = i / (head_dim / 8), token = blockIdx.x * 8 + row;
     if (token >= p.shape.q_tokens) continue;
     const int64_t index = head_index * p.shape.q_tokens + token;
-    const float factor = isnan(p.tau[index]) ? NAN : p.scale / launch.row_quanta[index];
+    // Integers cannot tell that a gradient of the output was not finite; delta can.
+    const bool broken = isnan(p.tau[index]) || !(fabsf(launch.delta[index]) < kInfinity);
+    const float factor = broken ? NAN : p.scale / launch.row_quanta[index];
     const int4 even = *reinterpret_cast<const int4*>(sums + group * 64 + row * 4);
     const int4 odd = *reinterpret_cast<const int4*>(sums + group * 64 + 32 + row * 4);
     const auto pair = [&](int first, int second, int lane) {

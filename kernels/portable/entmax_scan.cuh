@@ -151,9 +151,11 @@ __device__ inline void raise_windows(const Block& block, const float (&top)[Bloc
   for (int r = 0; r < Block::kThreadRows; ++r) {
     const float maximum = quad_max(top[r] * factor);
     if (maximum > state.lower[r] + 1) {
-      state.anchor[r] = move_window(block.histogram(block.local_row(r)), state.lower[r] + 1, maximum,
+      // The window's top is always lower + 1 as rounded, so that bins are cleared up to where it next starts.
+      const float lower = maximum - 1;
+      state.anchor[r] = move_window(block.histogram(block.local_row(r)), state.lower[r] + 1, lower + 1,
                                     state.anchor[r], threadIdx.x % 4, 4);
-      state.lower[r] = maximum - 1;
+      state.lower[r] = lower;
     }
   }
   __syncwarp();

@@ -25,9 +25,9 @@ __device__ Window window_of(const Block& block, const typename Block::Rows& stat
     const int64_t position = block.place.row0 + block.local_row(r) + block.place.document.offset();
     const int64_t low = position - static_cast<int64_t>(distance),
                   high = position + static_cast<int64_t>(distance);
-    const int64_t keys = block.place.document.k_length;
+    const int64_t last = block.place.key_tiles - 1;
     atomicMin(&shared.first, static_cast<int>(max(low, int64_t{0}) / kTile));
-    atomicMax(&shared.last, static_cast<int>(min(max(high, int64_t{0}), keys) / kTile));
+    atomicMax(&shared.last, static_cast<int>(min(max(high, int64_t{0}) / kTile, last)));
   }
   __syncthreads();
   const Window window = shared;

@@ -43,6 +43,7 @@ struct Document {
 
   __device__ int offset() const { return k_length - q_length; }
   __device__ int row_tiles() const { return (q_length + kTile - 1) / kTile; }
+  __device__ int key_tiles() const { return (k_length + kTile - 1) / kTile; }
   /// Keys that the document's local rows [0, rows) can see at most.
   __device__ int visible_keys(bool causal, int rows) const {
     return causal ? min(max(rows + offset(), 0), k_length) : k_length;
@@ -68,7 +69,11 @@ __device__ inline Document document_at(const Launch& launch, int index) {
   }
   const TokenRange q = token_range(p.cu_q, index, p.shape.q_tokens);
   const TokenRange k = token_range(p.cu_k, index, p.shape.k_tokens);
-  return {q.begin, q.length, k.begin, k.length, launch.row_tile_begin[index], launch.key_tile_begin[index]};
+  d = {q.begin, q.length, k.begin, k.length, launch.row_tile_begin[index], launch.key_tile_begin[index]};
+  // Documents that overlap are an error of the caller's, and may need more tiles than there is memory for.
+  if (d.row_tile_begin + d.row_tiles() > p.shape.row_tiles()) d.q_length = 0;
+  if (d.key_tile_begin + d.key_tiles() > p.shape.key_tiles()) d.k_length = 0;
+  return d;
 }
 
 /// The document of a global tile; q_length and k_length 0 where the tile does not exist.

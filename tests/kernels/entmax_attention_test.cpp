@@ -398,6 +398,27 @@ const Case& mixed_case() {
   return c;
 }
 
+// What a loss scaler looks for.
+TEST_P(EntmaxAttentionGpu, OutputGradientsThatAreNotFiniteShow) {
+  const Case c = {"grad_out", square(230, 64, 2)};
+  constexpr size_t kRow = 230 + 70, kDim = 64;  // token 70 of head 1
+  for (const float broken : {kNan, kInfinity, -kInfinity}) {
+    AttentionInputs inputs = inputs_of(c, GetParam());
+    token_of(c.problem, inputs.grad_out, c.problem.q_tokens, 1, 70)[3] = broken;
+    const AttentionRun run(GetParam(), c.problem, inputs);
+    run.forward();
+    run.backward();
+    const AttentionResult result = run.result();
+    for (size_t i = 0; i < result.grad_query.size(); ++i) {
+      ASSERT_EQ(std::isfinite(result.grad_query[i]), i / kDim != kRow) << broken << " at " << i;
+    }
+    for (const auto* gradients : {&result.grad_key, &result.grad_value}) {
+      EXPECT_FALSE(
+          std::all_of(gradients->begin(), gradients->end(), [](float x) { return std::isfinite(x); }));
+    }
+  }
+}
+
 TEST_P(EntmaxAttentionGpu, RepeatsBitwiseWhateverTheMemoryHeld) {
   const AttentionInputs inputs = inputs_of(mixed_case(), GetParam());
   const AttentionRun first(GetParam(), mixed_case().problem, inputs);

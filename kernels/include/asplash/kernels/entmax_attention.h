@@ -104,7 +104,8 @@ cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape);
 cudaError_t entmax_attention_forward(const EntmaxAttentionParams& params, cudaStream_t stream);
 
 /// Takes tau, mean_value, weight_sum and tile_mask as the forward left them; out is not read. grad_query of
-/// broken rows is NaN; they add nothing to grad_key and grad_value. grad_out must be finite.
+/// broken rows is NaN; they add nothing to grad_key and grad_value. A non-finite grad_out makes its row of
+/// grad_query not finite, and what it meets in grad_key and grad_value.
 cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params,
                                       const EntmaxAttentionGradients& gradients, cudaStream_t stream);
 
