@@ -1,6 +1,7 @@
 """Makes tests/model/golden: tiny random Llama and Qwen3 models by Hugging Face transformers (fp32, CPU), for the
-decoder and the training step to be compared with: weights, logits, loss and all gradients of one batch; losses and
-gradient norms of ten steps of torch.optim.AdamW, on a stream of tokens and on documents one by one.
+decoder and the training step to be compared with: weights, logits, loss and all gradients of one batch, and of
+documents one by one; losses and gradient norms of ten steps of torch.optim.AdamW, on a stream of tokens and on
+documents one by one; and the config.json that transformers writes for the model.
 
 Run where torch and transformers are installed (last run: torch 2.11.0, transformers 4.57.3):
     python3 scripts/golden/make_llama.py tests/model/golden
@@ -9,6 +10,7 @@ import copy
 import json
 import pathlib
 import sys
+import tempfile
 
 import torch
 import transformers
@@ -78,6 +80,24 @@ def pieces(tokens, targets, cuts):
             yield tokens[row:row + 1, begin:end], wanted
 
 
+def documents_one_by_one(model):
+    """The first of the ten steps: what packed documents must give, each of them computed by itself."""
+    tokens, targets, cuts = training_data()
+    model.zero_grad()
+    logits, wanted, total = [], [], 0.0
+    for document, document_targets in pieces(tokens[0], targets[0], cuts):
+        loss, document_logits = loss_sum(model, document, document_targets)
+        loss.backward()
+        total += loss.detach()
+        logits.append(document_logits.detach()[0])
+        wanted.append(document_targets[0])
+    tensors = {"packed/targets": torch.cat(wanted).view(ROWS, CONTEXT).int(), "packed/loss_sum": total,
+               "packed/logits": torch.cat(logits).view(ROWS, CONTEXT, -1)}
+    for key, parameter in model.named_parameters():
+        tensors["packed/gradient/" + key] = parameter.grad.clone()
+    return tensors
+
+
 def optimizer_of(model):
     """Decay for matrices, embeddings among them, as optim.weight_decay's defaults say; none for norms."""
     groups = {True: [], False: []}
@@ -120,7 +140,7 @@ def ten_steps(model):
 
 def make(folder, name, model):
     randomize(model)
-    tensors = one_batch(model) | ten_steps(model)
+    tensors = one_batch(model) | documents_one_by_one(model) | ten_steps(model)
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
     config = model.config
     (folder / f"{name}.json").write_text(json.dumps(dict(
@@ -129,6 +149,9 @@ def make(folder, name, model):
         head_dim=config.head_dim, norm_eps=config.rms_norm_eps, rope_theta=config.rope_theta,
         tied_embeddings=config.tie_word_embeddings, qk_norm=name.startswith("qwen3"), optimizer=OPTIMIZER,
         made_by=f"transformers {transformers.__version__}, torch {torch.__version__}"), indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as saved:
+        model.save_pretrained(saved)
+        (folder / f"{name}.config.json").write_text((pathlib.Path(saved) / "config.json").read_text())
     print(name, "losses", [round(x, 4) for x in tensors["train/stream_losses"].tolist()])
 
 

@@ -28,6 +28,23 @@ TEST_P(Golden, LogitsLossAndGradientsEqualHuggingFace) {
   EXPECT_EQ(golden.count("gradient/"), decoder->parameters().size());
 }
 
+TEST_P(Golden, PackedDocumentsEqualHuggingFacesOneByOne) {
+  const GoldenModel golden(GetParam());
+  const auto decoder = golden.decoder();
+  const Tensor ends = golden.at("train/cu_seqlens");
+  const int32_t* first = ends.const_data_ptr<int32_t>();
+  const model::ModelInput input{golden.at("train/tokens")[0], {first, first + ends.numel()}};
+  ASSERT_GT(ends.numel(), input.tokens.size(0) + 1) << "no row holds two documents";
+  EXPECT_LT(relative_difference(decoder->logits(input), golden.at("packed/logits")), 1e-5);
+  const Tensor loss = decoder->loss_sum(input, golden.at("packed/targets"));
+  EXPECT_LT(relative_difference(loss, golden.at("packed/loss_sum")), 1e-5);
+  loss.backward();
+  for (const auto& [name, value] : decoder->parameters()) {
+    EXPECT_LT(relative_difference(value.grad(), golden.at("packed/gradient/" + name)), 1e-5) << name;
+  }
+  EXPECT_EQ(golden.count("packed/gradient/"), decoder->parameters().size());
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::Values("llama", "llama_tied", "qwen3"),
                          [](const auto& test) { return std::string(test.param); });
 
