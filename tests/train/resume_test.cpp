@@ -1,7 +1,10 @@
 // A run that was interrupted and resumed is the run that was not.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+
+#include <memory>
 
 #include "asplash/base/text.h"
 #include "train/small_run.h"
@@ -44,6 +47,28 @@ TEST(Resume, OtherSeedsGiveOtherRuns) {
   EXPECT_NE(hash_file(one.checkpoint(3) + "/model.safetensors"),
             hash_file(two.checkpoint(3) + "/model.safetensors"));
   EXPECT_NE(reproducible_metrics(one.run_folder()), reproducible_metrics(two.run_folder()));
+}
+
+/// Large enough that libtorch and our kernels share the work among threads: width 32 is not.
+TEST(Resume, TheNumberOfThreadsChangesNoBit) {
+  const int before = at::get_num_threads();
+  for (const char* function : {"entmax", "softmax"}) {
+    std::unique_ptr<SmallRun> first;
+    for (const char* threads : {"1", "2", "3", "7"}) {
+      auto small = std::make_unique<SmallRun>();
+      small->train({"train.steps=4", "train.evaluate_every=2", "model.width=128", "model.heads=4",
+                    "model.mlp_width=384", "data.context=128", "train.tokens_per_step=2048",
+                    str("model.attention.function=", function), str("train.threads=", threads)});
+      if (!first) {
+        first = std::move(small);
+        continue;
+      }
+      SCOPED_TRACE(str(function, ", ", threads, " threads"));
+      expect_same_checkpoints(first->checkpoint(4), small->checkpoint(4));
+      EXPECT_EQ(reproducible_metrics(first->run_folder()), reproducible_metrics(small->run_folder()));
+    }
+  }
+  at::set_num_threads(before);
 }
 
 TEST(Resume, TrainingDrawsFromNoGeneratorWhoseStateWouldHaveToBeSaved) {

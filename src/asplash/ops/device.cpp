@@ -97,8 +97,17 @@ DeviceInfo choose_device(const std::string& wanted) {
   return cuda_device(cuda_index(wanted, devices));
 }
 
-void set_threads(int64_t threads) {
+void prepare_cpu(int64_t threads) {
   if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+  // MKL's vector functions choose their code at their first call. Where that comes from several threads at
+  // once, one of them may compute by another: about one run in thirty then began with other gradients, by up
+  // to 1e-5.
+  for (const auto type : {at::kFloat, at::kDouble}) {
+    const at::Tensor one = at::full({1}, 0.5, type);  // one element: this thread alone
+    for (const auto& function :
+         {at::exp, at::expm1, at::log, at::log1p, at::sin, at::cos, at::tanh, at::sqrt, at::rsqrt, at::erf})
+      function(one);
+  }
 }
 
 void synchronize(const DeviceInfo& device) {

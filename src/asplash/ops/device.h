@@ -19,8 +19,9 @@ struct DeviceInfo {
 /// says what was asked and what there is.
 DeviceInfo choose_device(const std::string& wanted);
 
-/// Intra-op threads of the CPU; 0 leaves libtorch's own choice. Call before the first operator.
-void set_threads(int64_t threads);
+/// Intra-op threads of the CPU; 0 leaves libtorch's own choice. Call before the first operator, and before
+/// other threads use libtorch: results are then the same bits in every process, from the first operator on.
+void prepare_cpu(int64_t threads);
 
 /// Waits for the device's work. Throws asplash::Error on an asynchronous failure.
 void synchronize(const DeviceInfo& device);

@@ -119,7 +119,7 @@ Setup prepare(const TrainOptions& options, const RunConfig& config) {
   setup.config = config;
   setup.command = "asplash-train --config " + options.config_file;
   for (const std::string& text : options.overrides) setup.command += " --set " + text;
-  ops::set_threads(config.train.threads);
+  ops::prepare_cpu(config.train.threads);
   ops::set_deterministic(config.train.deterministic);
   setup.device = ops::choose_device(config.train.device);
   setup.bf16 = wants_bf16(config.train.precision, setup.device);
