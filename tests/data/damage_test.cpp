@@ -165,12 +165,40 @@ TEST_F(DamagedManifest, RefusesAnotherFormat) {
   EXPECT_NE(error_after("asplash-tokens", "other").find("format is 'other'"), std::string::npos);
 }
 TEST_F(DamagedManifest, RefusesALaterVersion) {
-  EXPECT_NE(error_after("\"format_version\": 1", "\"format_version\": 2").find("format_version is 2"),
+  EXPECT_NE(error_after("\"format_version\": 2", "\"format_version\": 3").find("format_version is 3"),
             std::string::npos);
 }
 TEST_F(DamagedManifest, RefusesOtherCounts) {
   EXPECT_NE(error_after("\"text_bytes\": ", "\"text_bytes\": 1").find("manifest is damaged"),
             std::string::npos);
+}
+TEST_F(DamagedManifest, OfTheFirstVersionStillOpens) {
+  std::string content = read_file(manifest_);
+  content = content.substr(0, content.rfind(",\n  \"xxh3_128_of_the_above\"")) + "\n}\n";
+  const std::string version = "\"format_version\": ";
+  write(manifest_, content.replace(content.find(version) + version.size(), 1, "1"));
+  EXPECT_EQ(error_of_reading(manifest_), "");
+  EXPECT_NE(error_after("\"text_bytes\": ", "\"text_bytes\": 1").find("manifest is damaged"),
+            std::string::npos);
+}
+TEST_F(DamagedManifest, OfAnyBitIsRefused) {
+  const std::string whole = read_file(manifest_);
+  ASSERT_EQ(error_of_reading(manifest_), "");
+  for (size_t at = 0; at < whole.size(); ++at) {
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string content = whole;
+      content[at] = static_cast<char>(content[at] ^ (1 << bit));
+      std::ofstream(manifest_, std::ios::binary) << content;
+      std::string error;
+      try {
+        TokenDataset::open(manifest_);
+      } catch (const Error& refusal) {
+        error = refusal.what();
+      }
+      ASSERT_NE(error.find("manifest.json"), std::string::npos)
+          << "byte " << at << ", bit " << bit << ": " << error;
+    }
+  }
 }
 TEST_F(DamagedManifest, RefusesTruncatedJson) {
   write(manifest_, read_file(manifest_).substr(0, 200));

@@ -1,6 +1,7 @@
 // The shard reader: manifest, header, block table, tokens and document index, and the packed windows cut from
 // them. Input: a byte that chooses how the rest becomes a split:
-//   bit 0 clear  a manifest up to a zero byte, then the shard; both as they are
+//   bit 0 clear  a manifest up to a zero byte, then the shard; both as they are, but for
+//   bit 2 set    the manifest's own checksum, which is made and appended
 //   bit 0 set    the shard alone: its layout, checksums and manifest are made to fit its counts, so that
 //                mutations get past the checksums to what lies behind them
 //   bit 1 set    the second kind names the shard twice
@@ -120,7 +121,8 @@ void read(Bytes input, const ScratchFolder& folder) {
   if (mode % 2 == 1) {
     write_repaired(input.rest(), (mode & 2) != 0, folder);
   } else {
-    folder.write("manifest.json", input.until('\0'));
+    const std::string manifest(input.until('\0'));
+    folder.write("manifest.json", (mode & 4) != 0 ? data::seal_manifest(manifest) : manifest);
     folder.write(kShardName, with_header_zeros(input.rest()));
   }
   refusal([&] {
@@ -145,13 +147,16 @@ std::string packed(int64_t vocab_size, char mode) {
   const std::string split = folder.path() + "/split/";
   const std::string shard = without_header_zeros(read_file(split + kShardName));
   if (mode % 2 == 1) return mode + shard;
-  return mode + read_file(split + "manifest.json") + '\0' + shard;
+  std::string manifest = read_file(split + "manifest.json");
+  if ((mode & 4) != 0)
+    manifest = manifest.substr(0, manifest.rfind(",\n  \"xxh3_128_of_the_above\"")) + "\n}\n";
+  return mode + manifest + '\0' + shard;
 }
 
 }  // namespace
 
 std::vector<std::string> seeds() {
-  return {packed(64, 0), packed(100000, 0), packed(64, 1), packed(100000, 1), packed(64, 3)};
+  return {packed(64, 0), packed(64, 4), packed(100000, 4), packed(64, 1), packed(100000, 1), packed(64, 3)};
 }
 
 }  // namespace asplash::fuzz

@@ -9,6 +9,7 @@
 
 #include "asplash/base/log.h"
 #include "asplash/checkpoint/finite.h"
+#include "asplash/data/manifest.h"
 #include "asplash/data/shard_format.h"
 #include "asplash/train/trainer.h"
 #include "train/small_run.h"
@@ -245,7 +246,8 @@ void shrink_vocabulary(const SmallRun& small, uint64_t vocab_size) {
   };
   replace(old_sum, data::checksum_text(header.checksum));
   replace(str("\"vocab_size\": ", old_vocab_size), str("\"vocab_size\": ", vocab_size));
-  write_file_atomically(small.folder() / "train/manifest.json", manifest);
+  manifest = manifest.substr(0, manifest.rfind(",\n  \"xxh3_128_of_the_above\"")) + "\n}\n";
+  write_file_atomically(small.folder() / "train/manifest.json", data::seal_manifest(manifest));
 }
 
 /// Runs into a token id of 1000 with a vocabulary of 64 and returns what training said.

@@ -16,7 +16,10 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kFormat = "asplash-tokens";
-constexpr int kFormatVersion = 1;
+/// 2: the last member is a checksum of all bytes before it.
+constexpr int kFormatVersion = 2;
+constexpr int kFormatVersionWithoutSum = 1;
+constexpr const char* kSumKey = "\"xxh3_128_of_the_above\": ";
 
 constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
 constexpr size_t kLongestText = 4096;
@@ -84,8 +87,21 @@ std::string manifest_path(const std::string& path_or_folder) {
   fail(path_or_folder, " has no ", kManifestFile, ": not a packed split, or packing was interrupted");
 }
 
-json parse(const std::string& path) {
-  const std::string content = read_file(path);
+/// What stands behind the last comma of a sealed manifest whose other bytes are `above`.
+std::string seal_of(const std::string& above) {
+  return str("\n  ", kSumKey, '"', hash_bytes(above.data(), above.size()), "\"\n}\n");
+}
+
+/// By its bytes and not by what they say, so that deep nesting needs no stack.
+void check_seal(const std::string& path, const std::string& content) {
+  const size_t key = content.rfind(kSumKey);
+  const size_t comma = key == std::string::npos ? key : content.rfind(',', key);
+  if (comma != std::string::npos && content.substr(comma + 1) == seal_of(content.substr(0, comma + 1)))
+    return;
+  fail(path, ": the manifest is damaged or was edited: its XXH3-128 differs; pack the text again");
+}
+
+json parse(const std::string& path, const std::string& content) {
   try {
     return json::parse(content);
   } catch (const json::exception& error) {
@@ -112,13 +128,15 @@ DetailedManifest read_detailed_manifest(const std::string& path_or_folder) {
   Manifest& manifest = result.manifest;
   manifest.path = manifest_path(path_or_folder);
   const std::filesystem::path folder = std::filesystem::path(manifest.path).parent_path();
-  const json root = parse(manifest.path);
+  const std::string content = read_file(manifest.path);
+  const json root = parse(manifest.path, content);
   const Members members(root, manifest.path, "");
   if (members.text("format") != kFormat)
     fail(manifest.path, ": format is '", shown(members.text("format")), "', expected '", kFormat, "'");
-  if (members.integer("format_version", 1) != kFormatVersion)
-    fail(manifest.path, ": format_version is ", members.integer("format_version", 1), ", this program reads ",
-         kFormatVersion);
+  const int64_t format_version = members.integer("format_version", 1);
+  if (format_version != kFormatVersion && format_version != kFormatVersionWithoutSum)
+    fail(manifest.path, ": format_version is ", format_version, ", this program reads ",
+         kFormatVersionWithoutSum, " and ", kFormatVersion);
   manifest.split = members.text("split");
   manifest.tokens = members.integer("tokens", 0);
   manifest.documents = members.integer("documents", 0);
@@ -133,6 +151,7 @@ DetailedManifest read_detailed_manifest(const std::string& path_or_folder) {
                              shard.integer("documents", 0), shard.text("checksum")});
     manifest.shard_files.push_back((folder / result.shards.back().file).string());
   }
+  if (format_version != kFormatVersionWithoutSum) check_seal(manifest.path, content);
   return result;
 }
 
@@ -172,7 +191,16 @@ void write_manifest(const std::string& path, const Manifest& manifest, int64_t t
   root["options"] = ordered::object();
   for (const auto& [key, value] : provenance.options) root["options"][key] = value;
   // File names may hold bytes that are not UTF-8, which JSON cannot: they are replaced, not refused.
-  write_file_atomically(path, root.dump(2, ' ', false, ordered::error_handler_t::replace) + "\n");
+  write_file_atomically(path, seal_manifest(root.dump(2, ' ', false, ordered::error_handler_t::replace)));
+}
+
+std::string seal_manifest(std::string text) {
+  const size_t end = text.find_last_of('}');
+  if (end == std::string::npos) return text;  // no object
+  text.resize(end);
+  text.resize(text.find_last_not_of(" \n") + 1);
+  text += ',';
+  return text + seal_of(text);
 }
 
 }  // namespace asplash::data

@@ -24,4 +24,8 @@ DetailedManifest read_detailed_manifest(const std::string& path_or_folder);
 void write_manifest(const std::string& path, const Manifest& manifest, int64_t token_bytes,
                     const std::vector<ShardSummary>& shards, const Provenance& provenance);
 
+/// A manifest's JSON object with the checksum of all its bytes as its last member, by which a flipped bit
+/// anywhere in the file is found.
+std::string seal_manifest(std::string text);
+
 }  // namespace asplash::data
