@@ -26,6 +26,20 @@ TEST(RunLock, IsHeldByOneAndGivenBack) {
   const RunLock again(run);
 }
 
+TEST(RunLock, FoldersMadeForNothingGo) {
+  const TemporaryFolder folder;
+  { const RunLock lock(folder / "new/run/"); }
+  EXPECT_FALSE(fs::exists(folder / "new"));
+  {
+    const RunLock lock(folder / "new/run");
+    std::ofstream(folder / "new/notes.txt") << "mine";
+  }
+  EXPECT_FALSE(fs::exists(folder / "new/run"));
+  EXPECT_TRUE(fs::exists(folder / "new/notes.txt"));
+  { const RunLock lock(folder / "new"); }
+  EXPECT_TRUE(fs::exists(folder / "new/notes.txt"));
+}
+
 TEST(RunLock, TakesOverTheFileOfAKilledProcess) {
   const TemporaryFolder folder;
   std::ofstream(folder / ".lock") << "999999 some-other-host-with-a-long-name\n";

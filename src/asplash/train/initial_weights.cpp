@@ -2,7 +2,6 @@
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
-#include "asplash/base/log.h"
 #include "asplash/checkpoint/model_loading.h"
 #include "asplash/config/config.h"
 
@@ -21,16 +20,18 @@ void check_tokenizer(const checkpoint::Reader& reader, const data::Manifest& man
 
 }  // namespace
 
-void load_initial_weights(const std::string& path, const Setup& setup, model::LanguageModel& model) {
+std::vector<std::string> load_initial_weights(const std::string& path, const Setup& setup,
+                                              model::LanguageModel& model) {
   const checkpoint::Reader reader(path);
   check_tokenizer(reader, setup.train->manifest());
   model::ModelConfig before = checkpoint::describe_model(reader).config, now = model.config();
   reader.load_model(model);
-  log::info("initial weights from " + reader.path());
+  std::vector<std::string> notes = {"initial weights from " + reader.path()};
   for (const std::string& difference :
        config::differences(config::describing(before), config::describing(now))) {
-    log::info("differs from what the initial weights were trained with: model." + difference);
+    notes.push_back("differs from what the initial weights were trained with: model." + difference);
   }
+  return notes;
 }
 
 }  // namespace asplash::train

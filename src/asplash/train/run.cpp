@@ -3,7 +3,8 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
-#include <optional>
+#include <string>
+#include <vector>
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
@@ -57,14 +58,28 @@ void log_end(const Setup& setup, const checkpoint::TrainerState& state) {
                 config.train.output, " --prompt \"...\""));
 }
 
+/// The model at its beginning, and what is to be logged about it.
+struct NewModel {
+  std::unique_ptr<model::LanguageModel> model;
+  std::vector<std::string> notes;
+};
+
+NewModel make_model(const Setup& setup, const Start& start) {
+  const RunConfig& config = setup.config;
+  NewModel made;
+  made.model = model::make_decoder(config.model, setup.device.name, setup.bf16 ? at::kBFloat16 : at::kFloat,
+                                   config.train.seed_value());
+  if (start.checkpoint.empty() && !config.train.initial_weights.empty()) {
+    made.notes = load_initial_weights(config.train.initial_weights, setup, *made.model);
+  }
+  return made;
+}
+
 /// Model, optimizer and state where `start` says, or at the beginning.
 checkpoint::TrainerState begin(const TrainOptions& options, const Setup& setup, const Start& start,
                                model::LanguageModel& model, optim::AdamW& optimizer) {
   if (!start.checkpoint.empty()) {
     return resume(checkpoint::Reader(start.checkpoint), setup, options.allow_changes, model, optimizer);
-  }
-  if (!setup.config.train.initial_weights.empty()) {
-    load_initial_weights(setup.config.train.initial_weights, setup, model);
   }
   checkpoint::TrainerState state;
   state.seed = setup.config.train.seed_value();
@@ -73,13 +88,11 @@ checkpoint::TrainerState begin(const TrainOptions& options, const Setup& setup, 
   return state;
 }
 
-int train_from(const TrainOptions& options, const Setup& setup, const Start& start) {
+int train_from(const TrainOptions& options, const Setup& setup, const Start& start,
+               model::LanguageModel& model) {
   const std::string& run_folder = setup.config.train.output;
-  const auto model =
-      model::make_decoder(setup.config.model, setup.device.name, setup.bf16 ? at::kBFloat16 : at::kFloat,
-                          setup.config.train.seed_value());
-  optim::AdamW optimizer(model->parameters(), setup.config.optim);
-  const checkpoint::TrainerState state = begin(options, setup, start, *model, optimizer);
+  optim::AdamW optimizer(model.parameters(), setup.config.optim);
+  const checkpoint::TrainerState state = begin(options, setup, start, model, optimizer);
   if (state.step >= setup.config.train.steps) {
     log::info(str("nothing to do: the run has done ", state.step, " steps, train.steps is ",
                   setup.config.train.steps, " (raise it to go on)"));
@@ -87,7 +100,7 @@ int train_from(const TrainOptions& options, const Setup& setup, const Start& sta
   }
   const std::string config_text = resolved_config_text(setup);
   write_file_atomically(run_folder + "/config.yaml", config_text);
-  Trainer trainer(setup, config_text, *model, optimizer, state);
+  Trainer trainer(setup, config_text, model, optimizer, state);
   trainer.run();
   log_end(setup, trainer.state());
   return 0;
@@ -100,6 +113,8 @@ int train(const TrainOptions& options, const Setup& setup) {
   const RunLock lock(run_folder);
   const std::vector<std::string> cleaned = checkpoint::clean_leftovers(run_folder);
   const Start start = choose_start(run_folder, options.resume, options.overwrite);
+  // Before --overwrite forgets a run, everything that may refuse the new one has been asked.
+  const NewModel made = make_model(setup, start);
   prepare_run_folder(run_folder, options.overwrite);
   log::Options logging;
   logging.file = run_folder + "/train.log";
@@ -107,8 +122,9 @@ int train(const TrainOptions& options, const Setup& setup) {
   log::init(logging);
   log_start(setup, start);
   for (const std::string& what : cleaned) log::info(what);
+  for (const std::string& note : made.notes) log::info(note);
   try {
-    const int status = train_from(options, setup, start);
+    const int status = train_from(options, setup, start, *made.model);
     log::flush();
     return status;
   } catch (const std::exception& error) {

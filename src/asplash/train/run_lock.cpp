@@ -38,9 +38,21 @@ std::string holder_of(const std::string& path) {
   return "process " + text.substr(0, space) + " on " + text.substr(space + 1);
 }
 
+/// The folder and those around it that are not there yet, the innermost first.
+std::vector<std::string> missing_folders(const std::string& folder) {
+  std::vector<std::string> missing;
+  std::error_code error;
+  fs::path path = fs::absolute(folder, error).lexically_normal();
+  if (path.filename().empty()) path = path.parent_path();  // "run/"
+  for (; !error && path.has_relative_path() && !fs::exists(path, error); path = path.parent_path())
+    missing.push_back(path.string());
+  return missing;
+}
+
 }  // namespace
 
-RunLock::RunLock(const std::string& run_folder) : path_(run_folder + "/.lock") {
+RunLock::RunLock(const std::string& run_folder)
+    : path_(run_folder + "/.lock"), made_(missing_folders(run_folder)) {
   std::error_code error;
   fs::create_directories(run_folder, error);
   if (error) fail("cannot create the run folder ", run_folder, ": ", error.message());
@@ -57,6 +69,9 @@ RunLock::RunLock(const std::string& run_folder) : path_(run_folder + "/.lock") {
 
 RunLock::~RunLock() {
   ::unlink(path_.c_str());  // while the lock is held: nobody else can have taken it over
+  for (const std::string& folder : made_) {
+    if (::rmdir(folder.c_str()) != 0) break;  // not empty
+  }
   ::close(fd_);
 }
 

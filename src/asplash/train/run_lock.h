@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace asplash::train {
 
@@ -11,7 +12,7 @@ class RunLock {
   /// Makes the folder where there is none. Throws asplash::Error naming the process that holds the lock, or
   /// why the folder cannot be written. Only warns on file systems without locks.
   explicit RunLock(const std::string& run_folder);
-  /// Removes the file.
+  /// Removes the file, and the folders that were made for it if nothing came into them.
   ~RunLock();
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
@@ -20,6 +21,7 @@ class RunLock {
   bool acquire();
 
   std::string path_;
+  std::vector<std::string> made_;  ///< folders, the innermost first
   int fd_ = -1;
 };
 
