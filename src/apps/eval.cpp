@@ -1,5 +1,9 @@
 // asplash-eval: perplexity of a checkpoint by context length, or what its attention is given.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <string>
@@ -30,6 +34,10 @@ std::vector<CLI::Option*> declare_measuring(CLI::App& app, Arguments& arguments)
           ->check(CLI::PositiveNumber)
           ->type_name("N,N,..."),
       app.add_option("--json", arguments.json_file, "also write the results to this file")->type_name("FILE"),
+      app.add_option("--logits", o.logits_file,
+                     "also write tokens and logits of the first window of the shortest context to this file, to "
+                     "be compared with another program's")
+          ->type_name("FILE.safetensors"),
       app.add_option("--stride", o.stride,
                      "targets scored by each window but the first; smaller than a context: windows overlap "
                      "(default: no overlap)")
@@ -87,7 +95,7 @@ void declare(CLI::App& app, Arguments& arguments) {
       ->check(CLI::IsMember({"automatic", "fp32", "bf16"}))
       ->capture_default_str();
   app.add_option("--threads", o.threads, "CPU threads (default: libtorch's choice)")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1024));
   declare_capturing(app, arguments.capture, measuring);
   app.footer(
       "Examples:\n  asplash-eval --checkpoint runs/quickstart --data data/quickstart/valid --context "
@@ -96,16 +104,19 @@ void declare(CLI::App& app, Arguments& arguments) {
 }
 
 /// An evaluation may take an hour: where its result cannot be written is told before.
-void check_folder(const char* option, const std::string& file) {
+void check_output(const char* option, const std::string& file) {
+  if (file.empty()) return;
   const auto path = std::filesystem::absolute(file);
-  if (!std::filesystem::is_directory(path.parent_path()))
-    asplash::fail(option, " ", file, ": there is no folder ", path.parent_path().string());
+  const std::string folder = path.parent_path().string();
+  if (!std::filesystem::is_directory(folder)) asplash::fail(option, " ", file, ": there is no folder ", folder);
   if (std::filesystem::is_directory(path)) asplash::fail(option, " ", file, ": is a folder");
+  if (::access(folder.c_str(), W_OK) != 0)
+    asplash::fail(option, " ", file, ": cannot be written: ", std::strerror(errno));
 }
 
 int capture(const Arguments& arguments) {
   asplash::eval::CaptureOptions options = arguments.capture;
-  check_folder("--capture", options.file);
+  check_output("--capture", options.file);
   const auto& shared = arguments.evaluate;
   options.checkpoint = shared.checkpoint;
   options.data = shared.data;
@@ -119,7 +130,8 @@ int capture(const Arguments& arguments) {
 
 int run(const Arguments& arguments) {
   if (!arguments.capture.file.empty()) return capture(arguments);
-  if (!arguments.json_file.empty()) check_folder("--json", arguments.json_file);
+  check_output("--json", arguments.json_file);
+  check_output("--logits", arguments.evaluate.logits_file);
   const auto report = asplash::eval::evaluate(arguments.evaluate);
   std::cout << asplash::eval::to_text(report);
   if (arguments.by_position) std::cout << "\n" << asplash::eval::positions_to_text(report);

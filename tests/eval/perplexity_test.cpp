@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -167,7 +168,53 @@ TEST(Perplexity, DoesNotDependOnTheBatchSize) {
     EXPECT_LE(model.longest_batch, std::max<int64_t>(48, batch));
     EXPECT_EQ(model.forward_calls == 2, batch >= 4096);  // the full windows, and the last, shorter one
   }
-  for (const double loss : losses) EXPECT_DOUBLE_EQ(loss, losses[0]);
+  for (const double loss : losses) EXPECT_EQ(loss, losses[0]);
+}
+
+/// Losses from 1e-7 to 10, whose sum in floating point depends on the order.
+std::vector<float> varied_row(const History& history) {
+  std::vector<float> row(kVocab);
+  for (size_t next = 0; next < row.size(); ++next) {
+    const double angle = 3.7 * static_cast<double>(next) + 0.9 * history.front() +
+                         1.3 * static_cast<double>(history.size()) + 2.1 * history.back();
+    row[next] = static_cast<float>(-std::pow(10, 4 * std::sin(angle) - 3));
+  }
+  return row;
+}
+
+/// Documents that fill a window each: their order is the order of the windows.
+TEST(Perplexity, DoesNotDependOnTheOrderOfTheWindows) {
+  constexpr int64_t kContext = 24, kWindows = 150;
+  std::vector<std::vector<int32_t>> documents;
+  std::vector<int64_t> begins;
+  for (int64_t i = 0; i < kWindows; ++i) {
+    documents.push_back(random_tokens(kContext, static_cast<uint64_t>(i)));
+    begins.push_back(i * kContext);
+  }
+  begins.push_back(kWindows * kContext);  // what the last token of the last window does not predict
+  PerplexityOptions options = options_for({kContext});
+  options.packed = true;
+  std::mt19937_64 random(3);
+  std::vector<double> losses, naive_sums;
+  for (int order = 0; order < 8; ++order) {
+    std::vector<int32_t> tokens;
+    double naive = 0;
+    for (const auto& document : documents) {
+      for (size_t t = 1; t < document.size(); ++t) {
+        const History history(document.begin(), document.begin() + static_cast<std::ptrdiff_t>(t));
+        naive -= varied_row(history)[static_cast<size_t>(document[t])];
+      }
+      tokens.insert(tokens.end(), document.begin(), document.end());
+    }
+    tokens.push_back(0);
+    FakeModel model(kVocab, varied_row);
+    losses.push_back(perplexity_by_context(model, documents_over(tokens, begins), kBytes, options)[0].loss);
+    naive_sums.push_back(naive);
+    EXPECT_NEAR(losses.back(), naive / (kWindows * (kContext - 1)), 1e-12);
+    std::shuffle(documents.begin(), documents.end(), random);
+  }
+  for (const double loss : losses) EXPECT_EQ(loss, losses[0]);
+  EXPECT_NE(naive_sums, std::vector<double>(naive_sums.size(), naive_sums[0])) << "this shows nothing";
 }
 
 /// Documents of 1 to 60 tokens; one begins at a multiple of 8 and of 32.

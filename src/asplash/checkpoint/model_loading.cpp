@@ -6,6 +6,7 @@
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/text.h"
 #include "asplash/checkpoint/layout.h"
 #include "asplash/config/config.h"
 
@@ -61,7 +62,7 @@ ModelDescription describe_model(const Reader& reader) {
     description.bos_id = json.value("bos_token_id", int64_t{-1});
     description.eos_id = json.value("eos_token_id", int64_t{-1});
   } catch (const nlohmann::json::exception& error) {
-    fail(path, ": ", error.what());
+    fail(path, ": ", json_reason(error));
   }
   return description;
 }
@@ -73,6 +74,13 @@ std::string model_config_text(const model::ModelConfig& config, int64_t trained_
   return config::print(config::describing(sections));
 }
 
+std::string tokenizer_of(const Reader& reader) {
+  const std::string file = reader.tokenizer_file();
+  if (!file.empty()) return file;
+  fail("checkpoint ", reader.path(), " holds no ", kTokenizerFile,
+       ": its data was packed without a tokenizer");
+}
+
 LoadedModel load_model(const Reader& reader, const std::string& device, c10::ScalarType compute_type) {
   const ModelDescription description = describe_model(reader);
   LoadedModel loaded;
@@ -82,11 +90,7 @@ LoadedModel load_model(const Reader& reader, const std::string& device, c10::Sca
   loaded.state = reader.state();
   loaded.trained_context = description.trained_context;
   loaded.packed_documents = description.packed_documents;
-  loaded.tokenizer_file = reader.tokenizer_file();
-  if (loaded.tokenizer_file.empty()) {
-    fail("checkpoint ", reader.path(), " holds no ", kTokenizerFile,
-         ": its data was packed without a tokenizer");
-  }
+  loaded.tokenizer_file = tokenizer_of(reader);
   loaded.tokenizer_hash = hash_file(loaded.tokenizer_file);
   loaded.bos_id = description.bos_id;
   loaded.eos_id = description.eos_id;

@@ -34,6 +34,9 @@ struct ModelDescription {
 };
 ModelDescription describe_model(const Reader& reader);
 
+/// The checkpoint's tokenizer file. Throws asplash::Error where it has none.
+std::string tokenizer_of(const Reader& reader);
+
 /// The config.yaml of a checkpoint that no run of ours wrote: model and context, which is what
 /// describe_model() reads and what a configuration takes over by `base:`.
 std::string model_config_text(const model::ModelConfig& config, int64_t trained_context);

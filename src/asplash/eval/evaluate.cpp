@@ -7,6 +7,7 @@
 #include "asplash/base/text.h"
 #include "asplash/checkpoint/model_loading.h"
 #include "asplash/eval/data_match.h"
+#include "asplash/eval/first_logits.h"
 #include "asplash/eval/inference.h"
 #include "asplash/eval/token_bytes.h"
 #include "asplash/eval/windows.h"
@@ -73,6 +74,7 @@ EvaluationReport evaluate(const EvaluateOptions& options) {
   perplexity.show_progress = true;
   const auto tokenizer = text::Tokenizer::load(loaded.tokenizer_file);
   const TokenStream stream = stream_of(dataset);
+  if (!options.logits_file.empty()) write_first_logits(options.logits_file, *loaded.model, stream, perplexity);
   const int64_t targets = target_count(dataset.tokens(), options.max_tokens);
   report.unigram_perplexity = unigram_perplexity(stream, targets, report.packed);
   report.results = perplexity_by_context(*loaded.model, stream, bytes_of_token(tokenizer), perplexity);

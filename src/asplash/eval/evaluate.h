@@ -19,6 +19,8 @@ struct EvaluateOptions {
   std::string device = "auto";
   std::string precision = "automatic";  ///< automatic (bf16 on a GPU, fp32 on the CPU), fp32, bf16
   int64_t threads = 0;                  ///< 0: libtorch's choice
+  /// Where to write the first window's logits (see write_first_logits()); "": nowhere.
+  std::string logits_file;
 };
 
 /// What asplash-eval does: opens checkpoint and data, measures, tells. Progress goes to stderr.

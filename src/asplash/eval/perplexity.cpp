@@ -14,6 +14,7 @@
 #include "asplash/base/progress.h"
 #include "asplash/base/text.h"
 #include "asplash/data/loader.h"
+#include "asplash/eval/loss_sum.h"
 #include "asplash/eval/windows.h"
 #include "asplash/model/language_model.h"
 
@@ -29,20 +30,22 @@ class Totals {
       buckets_.push_back({first, last, 0, 0.0});
       first = last;
     }
+    sums_.resize(buckets_.size());
   }
 
   /// Positions [begin, end) of the window, from whose first one on positions count: the whole window, or a
   /// document's part of it.
   void add(const Window& window, int64_t begin, int64_t end, const float* losses, const int32_t* targets,
            const std::vector<int32_t>& bytes_of_token) {
-    for (PositionBucket& bucket : buckets_) {
+    for (size_t i = 0; i < buckets_.size(); ++i) {
+      PositionBucket& bucket = buckets_[i];
       const int64_t last = std::min(begin + bucket.last, end);
       for (int64_t p = begin + bucket.first; p < last; ++p) {
         if (targets[p] == data::kIgnoredTarget) continue;
-        if (!std::isfinite(losses[p]))
+        if (!LossSum::takes(losses[p]))
           fail("context ", context_, ": the loss of token ", window.begin + p + 1, " is ", losses[p],
                "; the model's weights are damaged or overflow in this precision (try --precision fp32)");
-        bucket.loss += losses[p];
+        sums_[i].add(losses[p]);
         bytes_ += bytes_of_token[static_cast<size_t>(targets[p])];
         ++bucket.target_tokens;
       }
@@ -53,25 +56,27 @@ class Totals {
     ContextResult r;
     r.context = context_;
     r.target_bytes = bytes_;
-    double sum = 0;
-    for (const PositionBucket& bucket : buckets_) {
+    LossSum sum;
+    for (size_t i = 0; i < buckets_.size(); ++i) {
+      const PositionBucket& bucket = buckets_[i];
       if (bucket.target_tokens == 0) continue;  // no document is that long
-      sum += bucket.loss;
+      sum.add(sums_[i]);
       r.target_tokens += bucket.target_tokens;
       r.by_position.push_back(bucket);
-      r.by_position.back().loss = bucket.loss / static_cast<double>(bucket.target_tokens);
+      r.by_position.back().loss = sums_[i].value() / static_cast<double>(bucket.target_tokens);
     }
     if (r.target_tokens == 0) fail("context ", context_, ": no document has a second token to predict");
-    r.loss = sum / static_cast<double>(r.target_tokens);
+    r.loss = sum.value() / static_cast<double>(r.target_tokens);
     r.perplexity = std::exp(r.loss);
-    if (bytes_ > 0) r.bits_per_byte = sum / std::log(2.0) / static_cast<double>(bytes_);
+    if (bytes_ > 0) r.bits_per_byte = sum.value() / std::log(2.0) / static_cast<double>(bytes_);
     return r;
   }
 
  private:
   int64_t context_;
   int64_t bytes_ = 0;
-  std::vector<PositionBucket> buckets_;  // loss holds the sum until result()
+  std::vector<PositionBucket> buckets_;
+  std::vector<LossSum> sums_;  ///< of each bucket
 };
 
 /// Windows of equal length that the model has been given; its losses may still be in the making.

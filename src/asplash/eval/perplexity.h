@@ -65,10 +65,10 @@ TokenStream stream_of(const data::TokenDataset& dataset);
 int64_t target_count(int64_t stream_tokens, int64_t max_targets);
 
 /// Perplexity for each context length over the same target tokens. See docs/evaluation.md for the protocol.
-/// bytes_of_token: UTF-8 bytes of each token id's text (for bits per byte). Losses are summed in fp64; batch
-/// size and order of the windows change nothing but the model's own rounding.
+/// bytes_of_token: UTF-8 bytes of each token id's text (for bits per byte). Losses are summed exactly
+/// (loss_sum.h): batch size and order of the windows change nothing but the model's own rounding.
 /// Throws asplash::Error for contexts or a stride that do not fit the data, a vocabulary larger than the
-/// model's, and a loss that is not finite (naming token and context).
+/// model's, and a loss that is not finite or absurd (naming token and context).
 std::vector<ContextResult> perplexity_by_context(model::LanguageModel& model, const TokenStream& stream,
                                                  const std::vector<int32_t>& bytes_of_token,
                                                  const PerplexityOptions& options);
