@@ -45,7 +45,7 @@ Outcome run(const std::string& program, const std::vector<std::string>& argument
             const std::string& input) {
   const TemporaryFolder streams;
   std::ofstream(streams.path() + "/in", std::ios::binary) << input;
-  const std::string path = std::string(ASPLASH_BIN_DIR) + "/" + program;
+  const std::string path = program.front() == '/' ? program : std::string(ASPLASH_BIN_DIR) + "/" + program;
   std::vector<std::string> words = {path};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;

@@ -12,7 +12,8 @@ struct Outcome {
   std::string err;
 };
 
-/// Runs a program of this build ("asplash-eval") in `folder`, waits, and returns what it wrote.
+/// Runs a program of this build ("asplash-eval"), or another by its absolute path, in `folder`, waits, and
+/// returns what it wrote.
 Outcome run(const std::string& program, const std::vector<std::string>& arguments, const std::string& folder,
             const std::string& input = "");
 
