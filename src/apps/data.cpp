@@ -103,7 +103,7 @@ CLI::App* declare_pack(CLI::App& app, Arguments& arguments) {
   command->add_flag("--no-bos", arguments.no_bos, "no begin-of-document token before each document");
   command->add_flag("--no-eos", arguments.no_eos, "no end-of-document token after each document");
   command->add_option("--threads", o.threads, "threads that encode (default: all cores)")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1024));
   command->add_flag("--overwrite", o.overwrite, "replace packed splits of the same names");
   command->footer(
       "Example:\n  asplash-data pack --tokenizer data/books.model --input books/*.jsonl.xz --output "

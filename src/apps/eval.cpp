@@ -34,9 +34,10 @@ std::vector<CLI::Option*> declare_measuring(CLI::App& app, Arguments& arguments)
           ->check(CLI::PositiveNumber)
           ->type_name("N,N,..."),
       app.add_option("--json", arguments.json_file, "also write the results to this file")->type_name("FILE"),
-      app.add_option("--logits", o.logits_file,
-                     "also write tokens and logits of the first window of the shortest context to this file, to "
-                     "be compared with another program's")
+      app.add_option(
+             "--logits", o.logits_file,
+             "also write tokens and logits of the first window of the shortest context to this file, to "
+             "be compared with another program's")
           ->type_name("FILE.safetensors"),
       app.add_option("--stride", o.stride,
                      "targets scored by each window but the first; smaller than a context: windows overlap "
@@ -108,7 +109,8 @@ void check_output(const char* option, const std::string& file) {
   if (file.empty()) return;
   const auto path = std::filesystem::absolute(file);
   const std::string folder = path.parent_path().string();
-  if (!std::filesystem::is_directory(folder)) asplash::fail(option, " ", file, ": there is no folder ", folder);
+  if (!std::filesystem::is_directory(folder))
+    asplash::fail(option, " ", file, ": there is no folder ", folder);
   if (std::filesystem::is_directory(path)) asplash::fail(option, " ", file, ": is a folder");
   if (::access(folder.c_str(), W_OK) != 0)
     asplash::fail(option, " ", file, ": cannot be written: ", std::strerror(errno));

@@ -46,7 +46,7 @@ void declare(CLI::App& app, Arguments& arguments) {
       ->check(CLI::IsMember({"automatic", "fp32", "bf16"}))
       ->capture_default_str();
   app.add_option("--threads", o.threads, "CPU threads (default: libtorch's choice)")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1024));
   app.footer(
       "Example:\n  asplash-generate --checkpoint runs/quickstart --prompt 'In the beginning' --temperature "
       "0.8 --top-p 0.95 --seed 1");

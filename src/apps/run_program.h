@@ -1,12 +1,16 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <csignal>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <iostream>
 #include <new>
 #include <sstream>
 #include <string>
+#include <system_error>
 
 #include "asplash/base/error.h"
 #include "asplash/base/text.h"
@@ -29,10 +33,13 @@ inline void print_error(const config::ConfigError& problems) {
     std::cerr << prefix << shown(line, 1000) << std::endl;
 }
 
-/// For options of unsigned numbers: CLI11 takes -1 for 2^64 - 1.
+/// For options of unsigned numbers: CLI11 takes -1, and all that is beyond 64 bits, for 2^64 - 1.
 inline CLI::Validator not_negative() {
-  return {[](std::string& text) {
-            return text.find('-') == std::string::npos ? std::string() : text + " is below 0";
+  return {[](std::string& text) -> std::string {
+            if (text.find('-') != std::string::npos) return text + " is below 0";
+            uint64_t value = 0;
+            const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+            return parsed.ec == std::errc::result_out_of_range ? text + " is above 2^64 - 1" : "";
           },
           ""};
 }
@@ -47,6 +54,7 @@ inline std::string help_of(const CLI::App& app) {
 /// Parses the command line and runs the program. Exit status: what `run` returns; 1 and "error: ..." on
 /// stderr for what it throws; 2 for a command line that is not understood.
 inline int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& run) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a write beyond `ulimit -f` is then an error that names its file
   app.set_version_flag("--version", version() + " (" + git_commit() + ")");
   try {
     app.parse(argc, argv);

@@ -86,7 +86,8 @@ TEST(RunConfig, PrintsWhatItReads) {
   config.data.documents = DocumentMode::packed;
   config.model.layers = 3;
   const std::string text = config::print_documented(config::describing(config), config::describing(defaults));
-  EXPECT_NE(text.find("  # decoder layers (at least 1; default 12)\n  layers: 3\n"), std::string::npos)
+  EXPECT_NE(text.find("  # decoder layers (between 1 and 65536; default 12)\n  layers: 3\n"),
+            std::string::npos)
       << text;
   // Also of keys that the defaults themselves do not use.
   EXPECT_NE(text.find("slope of the first ALiBi head (greater than 0; default 1)"), std::string::npos)

@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/text.h"
 #include "asplash/checkpoint/checkpoint.h"
 #include "asplash/checkpoint/hf_config.h"
 #include "asplash/checkpoint/hf_model_config.h"
@@ -64,12 +66,38 @@ void note_added_tokens(const std::string& folder, int64_t pieces, std::vector<st
     const Json config = Json::parse(read_file(path));
     const Json added = config.value("added_tokens_decoder", Json::object());
     for (const auto& item : added.items()) {
-      if (std::stoll(item.key()) < pieces) continue;
-      notes.push_back("token " + item.key() + " (" + item.value().value("content", "") + ") is not in " +
-                      kTokenizerFile + ": its weights are kept, no text becomes it");
+      int64_t id = 0;
+      const char* end = item.key().data() + item.key().size();
+      if (const auto [at, error] = std::from_chars(item.key().data(), end, id);
+          at != end || error != std::errc())
+        fail(path, ": added_tokens_decoder: '", shown(item.key()), "' is not a token id");
+      if (id < pieces) continue;
+      notes.push_back(str("token ", id, " (", shown(item.value().value("content", "")), ") is not in ",
+                          kTokenizerFile, ": its weights are kept, no text becomes it"));
     }
-  } catch (const std::exception& error) {
-    fail(path, ": ", error.what());
+  } catch (const Json::exception& error) {
+    fail(path, ": ", json_reason(error));
+  }
+}
+
+/// Before memory is asked for: a config.json of another, or of a made-up model. In floating point, since the
+/// products of what it says may be beyond any integer.
+void check_size(const HuggingFaceModel& found, const std::string& config_path, const std::string& folder) {
+  const model::ModelConfig& config = found.config;
+  const auto size = [](int64_t value) { return static_cast<double>(value); };
+  const double attention = 2 * size(config.width) * size(config.heads) * size(config.head_dim);
+  const double mlp = 3 * size(config.width) * size(config.mlp_width);
+  const double parameters =
+      size(config.vocab_size) * size(config.width) + size(config.layers) * (attention + mlp);
+  double bytes = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.is_regular_file() && entry.path().extension() == ".safetensors")
+      bytes += size(entry.file_size());
+  }
+  constexpr double kFewestBytes = 2;  // of one value
+  if (bytes > 0 && kFewestBytes * parameters > bytes) {
+    fail(config_path, ": describes a model of ", human_count(parameters),
+         " parameters or more, for which the safetensors beside it (", human_bytes(bytes), ") are too small");
   }
 }
 
@@ -86,6 +114,7 @@ ImportReport import_hugging_face(const ImportOptions& options) {
          " pieces of ", tokenizer.path());
   }
   const Ends ends = ends_of(found, tokenizer, config_path);
+  check_size(found, config_path, options.input);
 
   ImportReport report;
   report.notes = found.notes;

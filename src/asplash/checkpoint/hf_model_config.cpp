@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "asplash/base/error.h"
+#include "asplash/base/text.h"
 
 namespace asplash::checkpoint {
 namespace {
@@ -13,6 +14,9 @@ using Json = nlohmann::json;
 
 /// Tokens, sizes: products of two of them fit into 64 bits.
 constexpr int64_t kMaxSize = 1'000'000'000;
+
+/// Bytes that are not UTF-8 do not stop a message that shows the value.
+std::string dumped(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 /// The members of a JSON object; null counts as missing, as it does for transformers.
 class Keys {
@@ -26,7 +30,7 @@ class Keys {
   }
   [[noreturn]] void refuse(const char* key, const std::string& reason) const {
     const Json* value = find(key);
-    fail(where_, ": ", key, value ? " is " + value->dump().substr(0, 200) : " is missing", ": ", reason);
+    fail(where_, ": ", key, value ? " is " + shown(dumped(*value), 200) : " is missing", ": ", reason);
   }
 
   int64_t size(const char* key, std::optional<int64_t> otherwise = {}) const {
@@ -160,7 +164,7 @@ Json parse(const std::string& path, const std::string& text) {
     if (!json.is_object()) fail(path, ": must be a JSON object");
     return json;
   } catch (const Json::exception& error) {
-    fail(path, ": not valid JSON: ", error.what());
+    fail(path, ": not valid JSON: ", json_reason(error));
   }
 }
 
@@ -202,7 +206,8 @@ HuggingFaceModel parse_hugging_face_config(const std::string& path, const std::s
   if (!bos.empty()) found.bos_id = bos.front();
   found.eos_ids = ids_of(keys, "eos_token_id");
   if (const Json* dropout = keys.find("attention_dropout"); dropout && *dropout != 0.0)
-    found.notes.push_back("attention_dropout " + dropout->dump() + " is not applied when training goes on");
+    found.notes.push_back("attention_dropout " + shown(dumped(*dropout)) +
+                          " is not applied when training goes on");
   return found;
 }
 

@@ -9,6 +9,7 @@
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/text.h"
 
 namespace asplash::checkpoint {
 namespace {
@@ -35,12 +36,13 @@ Shards read_index(const std::string& path) {
     for (const auto& item : index.at("weight_map").items()) {
       const auto file = item.value().get<std::string>();
       if (file.empty() || file.find('/') != std::string::npos || !ends_with(file, ".safetensors")) {
-        fail(path, ": weight_map: ", item.key(), ": '", file, "' is not the name of a .safetensors file");
+        fail(path, ": weight_map: ", shown(item.key()), ": '", shown(file),
+             "' is not the name of a .safetensors file");
       }
       shards[file].insert(item.key());
     }
   } catch (const Json::exception& error) {
-    fail(path, ": not an index of shards: ", error.what());
+    fail(path, ": not an index of shards: ", json_reason(error));
   }
   if (shards.empty()) fail(path, ": weight_map names no tensor");
   return shards;
@@ -73,7 +75,8 @@ class Weights {
     }
     const auto found = missing_.find(name);
     if (found == missing_.end()) {
-      fail(path, ": tensor ", name, taken_.count(name) ? " is there twice" : " has no place in this model");
+      fail(path, ": tensor ", shown(name),
+           taken_.count(name) ? " is there twice" : " has no place in this model");
     }
     copy(path, name, tensor, found->second);
     taken_.emplace(name, found->second);
@@ -124,12 +127,12 @@ void load_hugging_face_weights(const std::string& folder, model::LanguageModel& 
       const std::string path = folder + "/" + file;
       const SafetensorsFile shard = read_safetensors(path);
       for (const auto& [name, tensor] : shard.tensors) {
-        if (names.count(name) == 0) fail(path, ": tensor ", name, " is not in ", kIndex);
+        if (names.count(name) == 0) fail(path, ": tensor ", shown(name), " is not in ", kIndex);
         weights.take(path, name, tensor);
       }
       for (const std::string& name : names) {
         if (shard.tensors.count(name) == 0)
-          fail(path, ": tensor ", name, ", which ", kIndex, " names, is missing");
+          fail(path, ": tensor ", shown(name), ", which ", kIndex, " names, is missing");
       }
     }
   } else if (fs::exists(folder + "/" + kWhole)) {

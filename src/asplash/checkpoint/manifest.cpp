@@ -5,6 +5,7 @@
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/text.h"
 
 namespace asplash::checkpoint {
 namespace {
@@ -24,9 +25,22 @@ std::string own_sum(const Json& files) {
   return hash_bytes(text.data(), text.size());
 }
 
+/// Before the list is written out again for its sum, which nesting without end would take all stack for.
+std::string shape_damage(const Json& files) {
+  if (!files.is_object()) return "manifest.json: files must be an object";
+  for (const auto& [name, entry] : files.items()) {
+    if (name.empty() || name.find('/') != std::string::npos)
+      return "manifest.json: bad file name " + shown(name);
+    const bool complete = entry.is_object() && entry.size() == 2 && entry.contains("bytes") &&
+                          entry["bytes"].is_number_unsigned() && entry.contains("xxh3_128") &&
+                          entry["xxh3_128"].is_string();
+    if (!complete) return "manifest.json: " + shown(name) + " must have the numbers bytes and xxh3_128 alone";
+  }
+  return "";
+}
+
 std::string file_damage(const std::string& folder, const std::string& name, const Json& entry,
                         Verify verify) {
-  if (name.empty() || name.find('/') != std::string::npos) return str("manifest.json: bad file name ", name);
   const std::string path = folder + "/" + name;
   const auto expected = entry.at("bytes").get<uint64_t>();
   std::error_code error;
@@ -41,12 +55,20 @@ std::string file_damage(const std::string& folder, const std::string& name, cons
 
 std::string damage(const std::string& folder, const std::vector<std::string>& required, Verify verify) {
   const Json manifest = Json::parse(read_file(folder + "/manifest.json"));
-  const bool has_own_sum = manifest.at("version") != kVersionWithoutOwnSum;
-  if (manifest.at("format") != kFormat || (has_own_sum && manifest.at("version") != kVersion)) {
-    return str("manifest.json is of format ", manifest.at("format").dump(), " version ",
-               manifest.at("version").dump(), ", this program reads \"", kFormat, "\" version ", kVersion);
+  const Json& format = manifest.at("format");
+  if (format != kFormat) {
+    return str("manifest.json is of ",
+               format.is_string() ? "format " + shown(format.get<std::string>()) : "another format",
+               ", not of ", kFormat);
+  }
+  const Json& version = manifest.at("version");
+  const bool has_own_sum = version != kVersionWithoutOwnSum;
+  if (has_own_sum && version != kVersion) {
+    return str("manifest.json is of version ", version.is_number() ? version.dump() : version.type_name(),
+               ", this program reads ", kVersionWithoutOwnSum, " and ", kVersion);
   }
   const Json& files = manifest.at("files");
+  if (const std::string problem = shape_damage(files); !problem.empty()) return problem;
   if (has_own_sum && manifest.at("xxh3_128_of_files") != own_sum(files)) {
     return "manifest.json is damaged: the XXH3-128 of its list differs";
   }
@@ -80,7 +102,7 @@ std::string find_damage(const std::string& folder, const std::vector<std::string
   try {
     return damage(folder, required, verify);
   } catch (const Json::exception& error) {
-    return str("manifest.json is damaged: ", error.what());
+    return str("manifest.json is damaged: ", json_reason(error));
   } catch (const Error& error) {
     return error.what();
   }

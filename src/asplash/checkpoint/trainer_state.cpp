@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "asplash/base/error.h"
+#include "asplash/base/text.h"
 
 namespace asplash::checkpoint {
 
@@ -63,7 +64,7 @@ TrainerState parse_trainer_state(const std::string& path, const std::string& tex
     }
     return state;
   } catch (const Json::exception& error) {
-    fail(path, ": ", error.what());
+    fail(path, ": ", json_reason(error));
   }
 }
 

@@ -1,5 +1,8 @@
 #include "asplash/eval/continue_text.h"
 
+#include <c10/core/ScalarType.h>
+
+#include <limits>
 #include <ostream>
 #include <random>
 #include <vector>
@@ -43,6 +46,18 @@ void warn_beyond_trained(int64_t prompt, int64_t most, int64_t trained) {
   }
 }
 
+/// Room for keys and values is taken at the start.
+void check_memory(const Inference& inference, const model::ModelConfig& given, int64_t most) {
+  const model::ModelConfig config = given.resolved();
+  const double bytes = 2.0 * static_cast<double>(config.layers) * static_cast<double>(config.kv_heads) *
+                       static_cast<double>(config.head_dim) * static_cast<double>(most) *
+                       static_cast<double>(c10::elementSize(inference.compute_type));
+  const auto memory = static_cast<double>(inference.device.memory_bytes);
+  if (memory == 0 || bytes <= memory) return;
+  fail("max-tokens: keys and values of ", grouped(most), " tokens take ", human_bytes(bytes), ", ",
+       inference.device.name, " has ", human_bytes(memory));
+}
+
 std::string summary(const Generation& g, size_t prompt_tokens, uint64_t seed) {
   const auto rate = [](size_t tokens, double seconds) {
     return fixed(static_cast<double>(tokens) / std::max(seconds, 1e-9), 1);
@@ -62,8 +77,14 @@ void continue_text(const ContinueTextOptions& options, std::ostream& out) {
   const checkpoint::LoadedModel loaded =
       checkpoint::load_model(options.checkpoint, inference.device.name, inference.compute_type);
   const auto tokenizer = text::Tokenizer::load(loaded.tokenizer_file);
+  if (tokenizer.vocab_size() > loaded.model->config().vocab_size)
+    fail(loaded.tokenizer_file, ": its ", tokenizer.vocab_size(),
+         " pieces are more than the model's vocabulary of ", loaded.model->config().vocab_size);
   const std::vector<int32_t> prompt = encode_prompt(options, tokenizer, loaded);
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
+  if (options.max_tokens > std::numeric_limits<int64_t>::max() - prompt_tokens)
+    fail("max-tokens ", options.max_tokens, ": is beyond any text");
+  check_memory(inference, loaded.model->config(), prompt_tokens + options.max_tokens);
   warn_beyond_trained(prompt_tokens, prompt_tokens + options.max_tokens, loaded.trained_context);
 
   GenerationOptions generation;

@@ -74,7 +74,8 @@ EvaluationReport evaluate(const EvaluateOptions& options) {
   perplexity.show_progress = true;
   const auto tokenizer = text::Tokenizer::load(loaded.tokenizer_file);
   const TokenStream stream = stream_of(dataset);
-  if (!options.logits_file.empty()) write_first_logits(options.logits_file, *loaded.model, stream, perplexity);
+  if (!options.logits_file.empty())
+    write_first_logits(options.logits_file, *loaded.model, stream, perplexity);
   const int64_t targets = target_count(dataset.tokens(), options.max_tokens);
   report.unigram_perplexity = unigram_perplexity(stream, targets, report.packed);
   report.results = perplexity_by_context(*loaded.model, stream, bytes_of_token(tokenizer), perplexity);

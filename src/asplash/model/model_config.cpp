@@ -88,16 +88,18 @@ void AttentionConfig::describe(config::Fields& f) {
 }
 
 void ModelConfig::describe(config::Fields& f) {
-  const config::Range count = config::at_least(1), count_or_default = config::at_least(0);
-  f.field("vocab_size", vocab_size, "tokens the model knows; 0: the tokenizer's", count_or_default);
-  f.field("width", width, "size of the residual stream", count);
-  f.field("layers", layers, "decoder layers", count);
-  f.field("heads", heads, "query heads of a layer", count);
+  // Far above what anyone trains, and such that no product of them leaves 64 bits.
+  constexpr double kWidest = 1 << 20, kMost = 1 << 16, kLargestVocabulary = 2147483647;
+  f.field("vocab_size", vocab_size, "tokens the model knows; 0: the tokenizer's",
+          config::between(0, kLargestVocabulary));
+  f.field("width", width, "size of the residual stream", config::between(1, kWidest));
+  f.field("layers", layers, "decoder layers", config::between(1, kMost));
+  f.field("heads", heads, "query heads of a layer", config::between(1, kMost));
   f.field("kv_heads", kv_heads, "key and value heads, each shared by heads / kv_heads queries; 0: heads",
-          count_or_default);
+          config::between(0, kMost));
   f.field("head_dim", head_dim, "size of a head; 0: width / heads", config::between(0, 256));
   f.field("mlp_width", mlp_width, "inner size of SwiGLU; 0: 8/3 width, rounded up to a multiple of 64",
-          count_or_default);
+          config::between(0, 4 * kWidest));
   f.field("tied_embeddings", tied_embeddings, "the output projection is the embedding matrix");
   f.field("qk_norm", qk_norm, "RMSNorm of each query and key head, with a learned scale");
   f.only_where(qk_norm, "qk_norm_init", "qk_norm", "true");

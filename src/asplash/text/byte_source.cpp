@@ -114,7 +114,10 @@ class CompressedFile : public ByteSource {
  private:
   [[noreturn]] void damaged(const char* what) const {
     const char* reason = archive_error_string(archive_.get());
-    fail(what, " ", path_, ": ", reason != nullptr ? reason : "damaged or truncated data");
+    std::string said = reason != nullptr ? reason : "damaged or truncated data";
+    // What libarchive says of xz data that end too early.
+    if (said.find("No progress is possible") != std::string::npos) said = "truncated data";
+    fail(what, " ", path_, ": ", said);
   }
 
   std::string path_;

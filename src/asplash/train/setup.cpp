@@ -9,6 +9,7 @@
 #include "asplash/base/version.h"
 #include "asplash/config/config.h"
 #include "asplash/data/window_reader.h"
+#include "asplash/model/memory_estimate.h"
 #include "asplash/ops/entmax_attention.h"
 
 namespace asplash::train {
@@ -81,6 +82,19 @@ void open_data(Setup& setup) {
   check_sequence_fits("data.validation", *setup.validation, data.context);
 }
 
+/// A model that cannot fit would be found out by the system, which ends programs that have taken all memory.
+void check_memory(const Setup& setup) {
+  const RunConfig& c = setup.config;
+  const auto needed =
+      model::estimate_memory(c.model, c.micro_batch(), c.data.context, setup.bf16, setup.device.is_cuda);
+  const int64_t least = needed.weights + needed.gradients + needed.optimizer;
+  if (setup.device.memory_bytes == 0 || least <= setup.device.memory_bytes) return;
+  fail("model: not enough memory: weights, gradients and optimizer state take ",
+       human_bytes(static_cast<double>(least)), ", ", setup.device.name, " has ",
+       human_bytes(static_cast<double>(setup.device.memory_bytes)),
+       "; reduce model.width, model.layers or model.vocab_size");
+}
+
 std::string one_line(std::string text) {
   std::replace_if(
       text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
@@ -130,6 +144,7 @@ Setup prepare(const TrainOptions& options, const RunConfig& config) {
     if (!options.dry_run || setup.train || config.model.vocab_size == 0) throw;
     setup.data_problem = error.what();
   }
+  if (!options.dry_run) check_memory(setup);
   return setup;
 }
 
