@@ -11,9 +11,9 @@
 
 #include "asplash/base/files.h"
 #include "asplash/base/text.h"
-#include "temporary_folder.h"
 #include "shell.h"
 #include "table.h"
+#include "temporary_folder.h"
 
 namespace asplash::bad_input {
 namespace {

@@ -119,9 +119,10 @@ TEST(HuggingFaceWeights, AHeadBesideTiedEmbeddingsMustEqualThem) {
   EXPECT_EQ(error_of(folder.path(), "llama_tied"), "");
   weights[weights.size() - 2].second[3][1] += 0.5;
   write_safetensors(folder / "model.safetensors", weights, {});
-  EXPECT_NE(error_of(folder.path(), "llama_tied")
-                .find("tensor lm_head.weight differs from model.embed_tokens.weight, though config.json says"),
-            std::string::npos);
+  EXPECT_NE(
+      error_of(folder.path(), "llama_tied")
+          .find("tensor lm_head.weight differs from model.embed_tokens.weight, though config.json says"),
+      std::string::npos);
   // Untied, it is a tensor like others, and must be there.
   EXPECT_NE(error_of(folder.path(), "llama"), "");
 }
@@ -137,8 +138,9 @@ TEST(HuggingFaceWeights, WhatDoesNotFitTheTypeIsNamed) {
     cast_weights(*decoder, "float16");
     ADD_FAILURE() << "1e6 is no float16";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("tensor " + decoder->parameters().front().name +
-                                             " holds values that are not finite as float16"),
+    EXPECT_NE(std::string(error.what())
+                  .find("tensor " + decoder->parameters().front().name +
+                        " holds values that are not finite as float16"),
               std::string::npos)
         << error.what();
   }

@@ -4,8 +4,8 @@
 
 namespace asplash::eval {
 
-/// The sum of losses, the same bits whatever order they come in: in units of 2^-48 nats, as an integer. What an
-/// fp32 loss of 2^-25 or more holds is kept whole; of smaller ones what lies below a unit is cut off.
+/// The sum of losses, the same bits whatever order they come in: in units of 2^-48 nats, as an integer. What
+/// an fp32 loss of 2^-25 or more holds is kept whole; of smaller ones what lies below a unit is cut off.
 class LossSum {
  public:
   /// A loss that is finite and of bearable size: more than 2^40 of them fit into the sum.
