@@ -172,8 +172,10 @@ ForwardResult forward(const at::Tensor& query, const at::Tensor& key, const at::
 }
 
 BackwardResult backward(const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
-                        const at::Tensor& value, const at::Tensor& tau, const at::Tensor& mean_value,
-                        const at::Tensor& weight_sum, const at::Tensor& tile_mask, double alpha,
+                        const at::Tensor& value, const at::Tensor& tau,
+                        [[maybe_unused]] const at::Tensor& mean_value,
+                        [[maybe_unused]] const at::Tensor& weight_sum,
+                        [[maybe_unused]] const at::Tensor& tile_mask, double alpha,
                         std::optional<double> scale, bool causal, const OptionalTensor& alibi_slopes,
                         const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k,
                         std::string_view implementation) {
