@@ -41,7 +41,7 @@ fuzz() {
   if "$folder/tests/fuzz/asplash-fuzz-$target" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 \
     -seed="${FUZZ_SEED:-0}" -print_final_stats=1 -artifact_prefix="$folder/findings/$target-" \
     "$corpus" "$folder/seeds/$target" "$ASPLASH_ROOT/tests/fuzz/inputs/$target" >"$log" 2>&1; then
-    echo "ok: $target: $(awk -F': *' '/number_of_executed_units/ { print $2 }' "$log") inputs in $seconds s," \
+    echo "ok: $target: $(awk '/number_of_executed_units/ { print $NF }' "$log") inputs in $seconds s," \
       "$(find "$corpus" -type f | wc -l) in the corpus, no finding"
   else
     tail -n 40 "$log"
