@@ -100,6 +100,7 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
   workspace.take(launch.key_facts, kv_heads * s.key_tiles());
   if (!backward) {
     workspace.take(launch.lower, rows);
+    workspace.take(launch.crowd, rows);
     return workspace.bytes();
   }
   workspace.take(launch.delta, rows);

@@ -86,6 +86,7 @@ __device__ inline float move_window(uint32_t* row, float old_top, float top, flo
 struct ThresholdBounds {
   float lower;     ///< no more than the threshold of the counted scores, hence of the row (subset property)
   float estimate;  ///< expected threshold
+  float crowd;     ///< no fewer than the scores between the two
 };
 
 /// A bin's count and mean, places from the bin's lowest.
@@ -179,6 +180,17 @@ __device__ inline float root_by_newton(const uint32_t* row, int top, float y, fl
   return t;
 }
 
+/// How many scores lie in the bins from that of `low` to that of `high`.
+__device__ inline float count_between(const uint32_t* row, float low, float high, float anchor,
+                                      const HistogramFormat& format) {
+  float count = 0;
+  const int last = bin_of(high, anchor);
+#pragma unroll 1
+  for (int bin = max(bin_of(low, anchor), last - kBins + 1); bin <= last; ++bin)
+    count += Bin(row[bin & (kBins - 1)], format).count;
+  return count;
+}
+
 /// window_top: lower + 1. Scores lie within half a place of where they were counted. final: with the
 /// estimate.
 template <bool final>
@@ -205,6 +217,7 @@ __device__ inline ThresholdBounds solve_histogram(const uint32_t* row, float win
   bounds.estimate = fmaxf(window_top + estimate, bounds.lower);
   // Rounding of window_top + root for large scores, and of places for anchors far from the window.
   bounds.lower -= 4e-7F * (fabsf(window_top) + fabsf(window_top - anchor));
+  bounds.crowd = final ? count_between(row, bounds.lower, bounds.estimate, anchor, format) : 0;
   return bounds;
 }
 

@@ -23,9 +23,12 @@
 namespace asplash::kernels::portable {
 
 /// Where another pass is taken. r = 2: n d^2 above this; it bounds |M - 1|, too, to 2 sqrt(n d^2) at n =
-/// S1^2, and what is left after the correction to n d^2 itself. Others: |M - 1| above; r < 2: w is steep, r =
+/// S1^2, and what is left after the correction to n d^2 itself. And n d / S1, which bounds the relative error
+/// of mean_value, above kMeanTolerance: only rows whose support is a crowd near the threshold come there
+/// first; rows of normal scores stay below 0.01. Others: |M - 1| above; r < 2: w is steep, r =
 /// 1: even jumps, where p becomes 0, so that a threshold slightly off shows in the gradients.
 constexpr float kCurvatureTolerance = 5e-4F;
+constexpr float kMeanTolerance = 0.02F;
 constexpr float kMassTolerance = 1e-2F;
 constexpr float kSteepMassTolerance = 5e-4F;
 constexpr int kMaximalPasses = 8;
@@ -145,20 +148,23 @@ __device__ inline void add_output(const Scores<1>& v, float exponent, uint32_t v
   }
 }
 
-/// Replaces values that are not finite by zero and marks the rows that give them weight. v: z - taken_at. The
-/// block meets twice.
-template <typename T, int columns>
-__device__ void mend_values(const Scores<1>& v, char* values, OutputRows& state) {
+/// Replaces the tile's values that are not finite by zero and marks the rows that give weight to a key with
+/// such a value, in whatever column. v: z - taken_at. The block meets twice.
+template <typename T, int head_dim>
+__device__ void mend_values(const OutputBlock<T, head_dim>& block, const Scores<1>& v, int key_tile,
+                            char* values, OutputRows& state) {
+  constexpr int kChunk = Output<T, head_dim>::kChunk;
   __shared__ bool broken[kTile];
   __syncthreads();
   if (threadIdx.x < kTile) {
-    T* row = reinterpret_cast<T*>(values + threadIdx.x * Tile<T, columns>::kStride);
+    T* row = reinterpret_cast<T*>(values + threadIdx.x * Tile<T, kChunk>::kStride);
+    for (int c = 0; c < kChunk; ++c)
+      if (!(fabsf(static_cast<float>(row[c])) < kInfinity)) row[c] = T(0.0F);
+    const int key = key_tile * kTile + static_cast<int>(threadIdx.x);
+    const T* whole = block.values + key * block.launch.params.value.token_stride;
     bool any = false;
-    for (int c = 0; c < columns; ++c) {
-      if (fabsf(static_cast<float>(row[c])) < kInfinity) continue;
-      any = true;
-      row[c] = T(0.0F);
-    }
+    for (int c = 0; c < head_dim && key < block.place.document.k_length; ++c)
+      any |= !(fabsf(static_cast<float>(whole[c])) < kInfinity);
     broken[threadIdx.x] = any;
   }
   __syncthreads();
@@ -224,7 +230,7 @@ __device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& 
       const bool active = __any_sync(0xFFFFFFFFU, top[0] > gap[0] || top[1] > gap[1]);
       if (active && threadIdx.x % 32 == 0) atomicOr(block.final_mask() + tile / 32, 1U << (tile % 32));
       if (block.values_broken(tile))
-        mend_values<T, Layout::kChunk>(v, block.shared + at + Layout::Rows::kBytes, state);
+        mend_values<T, head_dim>(block, v, tile, block.shared + at + Layout::Rows::kBytes, state);
       if (active) {
         add_output<T, Layout::kChunk>(v, block.launch.exponent, block.address(at + Layout::Rows::kBytes),
                                       sums, o);
@@ -250,12 +256,13 @@ __device__ inline float root_distance(float support, float slope, float mass, fl
   return (mass - 1) / (slope + sqrtf(fmaxf(slope * slope - support * (mass - 1), 0)));
 }
 
-/// Where a row's threshold is; moves taken_at if some row of the block needs another pass.
+/// Where a row's threshold is; moves taken_at if some row of the block needs another pass. crowd: of the
+/// thread's first row, scores that may lie below taken_at and yet have weight.
 struct Outcome {
   float distance[2] = {0, 0};  ///< from taken_at to the threshold
   bool again = false;
 };
-__device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float exponent, bool last_try) {
+__device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float exponent, float* crowd, bool last_try) {
   const float tolerance = exponent > 2 ? kMassTolerance : kSteepMassTolerance;
   Outcome outcome;
 #pragma unroll
@@ -265,16 +272,26 @@ __device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float ex
     const float d = sums.slope[r] > 0 ? root_distance(sums.support[r], sums.slope[r], sums.mass[r], exponent)
                                       : state.lower[r] - state.taken_at[r];
     outcome.distance[r] = d;
-    outcome.again |= sums.slope[r] > 0 ? exponent == 2.0F ? sums.support[r] * d * d > kCurvatureTolerance
-                                                          : fabsf(sums.mass[r] - 1) > tolerance
-                                       : true;
+    if (!(sums.slope[r] > 0)) {
+      outcome.again = true;
+    } else if (exponent == 2.0F) {
+      // A threshold below taken_at: scores between the two have weight, and are not in the sums.
+      const float scores = sums.support[r] + (d < 0 ? crowd[r * 8] : 0.0F);
+      outcome.again |=
+          scores * d * d > kCurvatureTolerance || scores * fabsf(d) > kMeanTolerance * sums.slope[r];
+    } else {
+      outcome.again |= fabsf(sums.mass[r] - 1) > tolerance;
+    }
   }
   outcome.again = __syncthreads_or(outcome.again && !last_try);
   if (!outcome.again) return outcome;
 #pragma unroll
-  for (int r = 0; r < 2; ++r)
-    if (state.taken_at[r] < kInfinity)
-      state.taken_at[r] = fmaxf(state.taken_at[r] + outcome.distance[r], state.lower[r]);
+  for (int r = 0; r < 2; ++r) {
+    if (!(state.taken_at[r] < kInfinity)) continue;
+    state.taken_at[r] = fmaxf(state.taken_at[r] + outcome.distance[r], state.lower[r]);
+    // Of the scores seen so far, all may lie below.
+    if (threadIdx.x % 4 == 0) crowd[r * 8] += sums.support[r];
+  }
   return outcome;
 }
 
@@ -420,7 +437,8 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
   do {
     sums = RowSums{};
     output_pass<T, head_dim>(block, query, 0, state, sums, o);
-    outcome = judge(state, sums, launch.exponent, ++passes == kMaximalPasses);
+    outcome = judge(state, sums, launch.exponent, launch.crowd + place.row_index + block.local_row(0),
+                    ++passes == kMaximalPasses);
   } while (outcome.again);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {

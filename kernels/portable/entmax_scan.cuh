@@ -275,14 +275,21 @@ __device__ void solve_rows(const Block& block, typename Block::Rows& state, floa
     lower = other_lower;
     anchor = other_anchor;
   }
-  ThresholdBounds bounds{lower, kInfinity};
-  if (fabsf(lower) < kInfinity) {
-    uint32_t* row = block.histogram(block.warp_row() + own / 16 * kTile + own % 16);
-    bounds = solve_histogram<final>(row, lower + 1, anchor, block.launch.exponent, block.format);
+  ThresholdBounds bounds{lower, kInfinity, 0};
+  const int row = block.warp_row() + own / 16 * kTile + own % 16;
+  const bool has_bound = fabsf(lower) < kInfinity;
+  if (has_bound) {
+    bounds = solve_histogram<final>(block.histogram(row), lower + 1, anchor, block.launch.exponent,
+                                    block.format);
     bounds.lower = fmaxf(bounds.lower, lower);
     bounds.estimate = fmaxf(bounds.estimate, bounds.lower);
-    // Lanes beyond the warp's rows repeat others' work.
-    if (lane == own) move_window(row, lower + 1, bounds.lower + 1, anchor, 0, 1);
+  }
+  __syncwarp();  // Lanes beyond the warp's rows repeat others' work: they read what is cleared next.
+  if (final) {
+    if (lane == own && row < block.place.rows)
+      block.launch.crowd[block.place.row_index + row] = bounds.crowd;
+  } else if (has_bound && lane == own) {
+    move_window(block.histogram(row), lower + 1, bounds.lower + 1, anchor, 0, 1);
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {

@@ -27,6 +27,7 @@ struct Launch {
   int32_t* key_tile_begin = nullptr;
   KeyTileFacts* key_facts = nullptr;  ///< [batch, kv_heads, key_tiles]
   float* lower = nullptr;             ///< [batch, heads, q_tokens]: lower bound of the threshold
+  float* crowd = nullptr;             ///< [batch, heads, q_tokens]: at most so many scores lie between it and tau
   float* delta = nullptr;             ///< [batch, heads, q_tokens]: dO . mean
   float* row_quanta = nullptr;  ///< [batch, heads, q_tokens]: dQ is summed in multiples of 1 / (it times a
                                 ///< column's)
