@@ -2,6 +2,7 @@
 // kernels.
 
 #include <algorithm>
+#include <limits>
 
 #include "asplash/kernels/entmax_attention.h"
 #include "portable/entmax_fp32.h"
@@ -108,14 +109,14 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
   workspace.take(launch.broken_rows, size_t(s.batch) * s.heads);
   workspace.take(launch.value_maximum, kv_heads);
   workspace.take(launch.column_maximum, kv_heads * s.head_dim);
-  workspace.take(launch.grad_query_sum, size_t(s.batch) * s.heads * ((s.q_tokens + 7) / 8) * 8 * s.head_dim);
+  workspace.take(launch.grad_query_sum, rows * s.head_dim / 2);
   return workspace.bytes();
 }
 
 bool valid_tensor(const AttentionTensor& t, ElementType type, int tokens) {
   const int64_t unit = type == ElementType::fp32 ? 4 : 8;
   return tokens == 0 ||
-         (t.data != nullptr && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.batch_stride % unit == 0 &&
+         (t.data != nullptr && t.token_stride <= std::numeric_limits<int>::max() / 4 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.batch_stride % unit == 0 &&
           t.head_stride % unit == 0 && t.token_stride % unit == 0);
 }
 
@@ -130,7 +131,8 @@ bool valid(const EntmaxAttentionParams& p) {
          (p.cu_k != nullptr) == (s.documents > 0) && (s.documents == 0 || s.batch == 1) && s.heads <= 65535 &&
          s.batch <= 65535 && well_formed(p.query, s.q_tokens) && well_formed(p.key, s.k_tokens) &&
          well_formed(p.value, s.k_tokens) &&
-         (s.q_tokens == 0 || (p.tau != nullptr && (p.tile_mask != nullptr || s.k_tokens == 0)));
+         (s.q_tokens == 0 || (p.tau != nullptr && (p.tile_mask != nullptr || s.k_tokens == 0) &&
+                              reinterpret_cast<uintptr_t>(p.tile_mask) % 8 == 0));
 }
 
 Launch make_launch(const EntmaxAttentionParams& p, bool backward) {
@@ -175,8 +177,8 @@ cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape) {
           cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
       error != cudaSuccess)
     return error;
-  constexpr int kStatic = 1024;  // of the kernels, at most
-  const int needed = std::max(set.forward_shared + 2 * 4 * shape.mask_words(), set.backward_shared) + kStatic;
+  constexpr int kStatic = 2048;  // of the kernels, at most
+  const int needed = std::max(set.forward_shared + 2 * 4 * shape.tile_words(), set.backward_shared) + kStatic;
   return major >= 8 && needed <= shared ? cudaSuccess : cudaErrorNotSupported;
 }
 

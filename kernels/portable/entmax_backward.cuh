@@ -53,7 +53,7 @@ struct Backward {
   static constexpr int kValueAt = Rows::kBytes;
   static constexpr int kCrossAt = 2 * Rows::kBytes;
   static constexpr int kColumnsAt = kCrossAt + CrossTile::kBytes;
-  static constexpr int kStageAt = kColumnsAt + kChunk * 4;
+  static constexpr int kStageAt = kColumnsAt + kChunk * 2;
   static constexpr int kNumbersAt = 2 * Rows::kBytes;  ///< in a stage: tau, delta, 1 / quantum of each row
   static constexpr int kStageBytes = kNumbersAt + 3 * kTile * 4;
   static constexpr int shared_bytes(int stages) { return kStageAt + stages * kStageBytes; }
@@ -71,30 +71,54 @@ __device__ inline float inverse_power_above(float x, int low) {
 /// reach it.
 __device__ inline float row_quanta(float bound) { return inverse_power_above(bound, -60) * 0x1p30F; }
 __device__ inline float column_quanta(float largest_key) { return inverse_power_above(largest_key, -30); }
-
-/// Index into grad_query_sum. The 8 rows x 4 columns that a warp adds to at once lie side by side.
-__host__ __device__ inline int64_t sum_index(const EntmaxAttentionShape& shape, int64_t head_index, int token,
-                                             int column) {
-  const int64_t groups = (shape.q_tokens + 7) / 8;
-  // Columns 2 l and 2 l + 1 of an 8 go to lane l of two additions.
-  const int place = column / 8 * 2 + column % 2, lane = column % 8 / 2;
-  return (head_index * groups + token / 8) * 8 * shape.head_dim + place * 32 + token % 8 * 4 + lane;
+/// Powers of two lose nothing in the upper halves of their words.
+__device__ inline uint32_t pack_powers(float low, float high) {
+  return __float_as_uint(low) >> 16 | __float_as_uint(high);
 }
+__device__ inline float2 unpack_powers(uint32_t pair) {
+  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000U)};
+}
+
+/// Index into grad_query_sum of columns `column` (even) and the next.
+__host__ __device__ inline int64_t sum_index(const EntmaxAttentionShape& shape, int64_t row, int column) {
+  return (row * shape.head_dim + column) / 2;
+}
+/// Two sums side by side in 64 bits, so that one addition serves both. The low one is signed and borrows from
+/// the high one: no bit of either is lost.
+struct PairOfSums {
+  static __device__ unsigned long long of(int low, int high) {
+    const unsigned long long upper = static_cast<uint32_t>(high);
+    return (upper << 32) + static_cast<unsigned long long>(int64_t{low});
+  }
+  static __device__ int2 parts(unsigned long long sums) {
+    const int low = static_cast<int>(static_cast<uint32_t>(sums));
+    return {low, static_cast<int>(static_cast<uint32_t>((sums - static_cast<unsigned long long>(int64_t{low})) >> 32))};
+  }
+};
 
 /// What a block of keys works on; in shared memory, like RowPlace.
 struct KeyPlace {
   Document document;
   int batch, kv_head, key_tile, first_column;
   int member;  ///< of the group of query heads
-  int base;    ///< row tiles [base, base + kThreads) are at hand
   // Of that query head:
   const void* query;  ///< the document's first row
   const void* grad;   ///< of out, likewise
   int64_t row_index;  ///< of the document's first row in [batch, heads, q_tokens]
   int64_t head_index;
-  const uint32_t* mask;  ///< the word of the key tile in that of the document's first row tile
+  const uint32_t* row_bits;  ///< of the document's first row tile
   float slope;           ///< (alpha - 1) slope of the head
   bool broken;           ///< some row of the head is
+};
+
+/// The rows that give the keys weight, gathered into stages of 64 (three at hand: one worked on, one copied,
+/// one being listed). In shared memory; written by warp 0.
+struct RowStream {
+  static constexpr int kStages = 3;
+  uint2 words[32];            ///< row bits of tiles [base, base + 32) that are still to come
+  int rows[kStages][kTile];   ///< of the document; beyond the stage's count its first one again
+  int counts[kStages];
+  int base;
 };
 
 template <typename T, int head_dim>
@@ -104,11 +128,12 @@ struct BackwardBlock {
 
   const Launch& launch;
   KeyPlace& place;
+  RowStream& stream;
   char* shared;
 
   __device__ uint32_t address(int offset) const {
     uint32_t at = shared_address(shared + offset);
-    asm volatile("" : "+r"(at));  // not kept in a register over the tile pair
+    asm volatile("" : "+r"(at));  // not kept in a register over the stage
     return at;
   }
   __device__ int warp_row() const { return threadIdx.x / 32 * 16; }
@@ -124,44 +149,97 @@ struct BackwardBlock {
   __device__ void choose_head(int head) const {
     const EntmaxAttentionParams& p = launch.params;
     place.head_index = int64_t{place.batch} * p.shape.heads + head;
-    place.mask =
+    place.row_bits =
         p.tile_mask +
         (place.head_index * p.shape.row_tiles() + place.document.row_tile_begin) * p.shape.mask_words() +
-        place.key_tile / 32;
+        p.shape.row_bits_at();
     place.broken = launch.broken_rows[place.head_index] != 0;
     place.slope = p.slopes ? p.slopes[head] * launch.slope_scale : 0.0F;
     place.query = token_pointer<const T>(launch.params.query, place.batch, head, place.document.q_begin);
     place.grad = token_pointer<const T>(launch.gradients.grad_out, place.batch, head, place.document.q_begin);
     place.row_index = place.head_index * launch.params.shape.q_tokens + place.document.q_begin;
   }
-  /// On to the next row tiles, of this query head or the next. False after the last. The block meets at the
-  /// end.
-  __device__ bool advance() const {
+  /// On to the next query head of the group. False after the last. The block meets.
+  __device__ bool next_head() const {
     const int group = launch.params.shape.heads / launch.params.shape.kv_heads;
-    if (threadIdx.x == 0) {
-      place.base += kThreads;
-      while (place.base >= place.document.row_tiles() && ++place.member < group) {
-        choose_head(place.kv_head * group + place.member);
-        place.base = first_row_tile();
-      }
-    }
+    if (threadIdx.x == 0 && ++place.member < group) choose_head(place.kv_head * group + place.member);
     __syncthreads();
     return place.member < group;
   }
-  __device__ void load_stage(int row_tile, int stage) const {
-    const int64_t query_stride = launch.params.query.token_stride,
-                  grad_stride = launch.gradients.grad_out.token_stride;
-    const int row0 = row_tile * kTile, rows = place.document.q_length - row0;
-    const uint32_t at = address(Layout::kStageAt) + stage * Layout::kStageBytes;
-    Rows::load(at, static_cast<const T*>(place.query) + row0 * query_stride, query_stride, rows);
-    Rows::load(at + Rows::kBytes, static_cast<const T*>(place.grad) + row0 * grad_stride, grad_stride, rows);
+  __device__ uint2 row_bits(int row_tile) const {
+    const EntmaxAttentionShape& shape = launch.params.shape;
+    if (row_tile >= place.document.row_tiles()) return {0, 0};
+    return load_row_bits(place.row_bits + int64_t{row_tile} * shape.mask_words(), place.key_tile,
+                         shape.row_bytes());
+  }
+  /// Warp 0: the head's first rows into two stages.
+  __device__ void begin_rows() const {
+    const int first = first_row_tile(), lane = threadIdx.x % 32;
+    stream.words[lane] = row_bits(first + lane);
+    if (lane == 0) stream.base = first;
+    __syncwarp();
+    list_rows(0);
+    list_rows(1);
+  }
+  /// Warp 0: the next rows into a stage.
+  __device__ void list_rows(int stage) const {
+    const int lane = threadIdx.x % 32, tiles = place.document.row_tiles();
+    const uint32_t below = (1U << lane) - 1;
+    uint2 word = stream.words[lane];
+    int base = stream.base, count = 0;
+    __syncwarp();
+#pragma unroll 1
+    while (true) {
+      uint32_t tiles_left = __ballot_sync(0xFFFFFFFFU, (word.x | word.y) != 0);
+#pragma unroll 1
+      while (tiles_left != 0 && count < kTile) {
+        const int tile = __ffs(static_cast<int>(tiles_left)) - 1;
+        tiles_left &= tiles_left - 1;
+        const uint32_t x = __shfl_sync(0xFFFFFFFFU, word.x, tile), y = __shfl_sync(0xFFFFFFFFU, word.y, tile);
+        const int x_slot = count + __popc(x & below), y_slot = count + __popc(x) + __popc(y & below);
+        const bool x_taken = (x >> lane & 1) != 0 && x_slot < kTile;
+        const bool y_taken = (y >> lane & 1) != 0 && y_slot < kTile;
+        const int row = (base + tile) * kTile + row_of_bit(lane);
+        if (x_taken) stream.rows[stage][x_slot] = row;
+        if (y_taken) stream.rows[stage][y_slot] = row + 32;
+        const uint32_t x_done = __ballot_sync(0xFFFFFFFFU, x_taken);
+        const uint32_t y_done = __ballot_sync(0xFFFFFFFFU, y_taken);
+        if (lane == tile) word = {word.x & ~x_done, word.y & ~y_done};
+        count += __popc(x_done) + __popc(y_done);
+      }
+      if (count == kTile || base + 32 >= tiles) break;
+      base += 32;
+      word = row_bits(base + lane);
+    }
+    if (count < kTile) {
+      __syncwarp();
+      const int filler = count > 0 ? stream.rows[stage][0] : 0;
+      for (int slot = count + lane; slot < kTile; slot += 32) stream.rows[stage][slot] = filler;
+    }
+    stream.words[lane] = word;
+    if (lane == 0) {
+      stream.base = base;
+      stream.counts[stage] = count;
+    }
+    __syncwarp();
+  }
+  /// Copies queries, gradients and numbers of a stage's rows.
+  __device__ void load_stage(int stage, int buffer) const {
+    const int* rows = stream.rows[stage];
+    const uint32_t at = address(Layout::kStageAt) + buffer * Layout::kStageBytes;
+    Rows::gather(rows, at, static_cast<const T*>(place.query),
+                 static_cast<int>(launch.params.query.token_stride), at + Rows::kBytes,
+                 static_cast<const T*>(place.grad),
+                 static_cast<int>(launch.gradients.grad_out.token_stride));
     if (threadIdx.x < kTile) {
       const uint32_t numbers = at + Layout::kNumbersAt + threadIdx.x * 4;
-      const bool valid = static_cast<int>(threadIdx.x) < rows;
-      const int64_t index = place.row_index + row0 + (valid ? threadIdx.x : 0);
-      copy_async_word(numbers, launch.params.tau + index, valid);
-      copy_async_word(numbers + kTile * 4, launch.delta + index, valid);
-      copy_async_word(numbers + kTile * 8, launch.row_quanta + index, valid);
+      const int64_t index = place.row_index + rows[threadIdx.x];
+      if (static_cast<int>(threadIdx.x) < stream.counts[stage])
+        copy_async_word(numbers, launch.params.tau + index, true);
+      else
+        store_word(numbers, __float_as_uint(kInfinity));  // no weights
+      copy_async_word(numbers + kTile * 4, launch.delta + index, true);
+      copy_async_word(numbers + kTile * 8, launch.row_quanta + index, true);
     }
     commit_copies();
   }
@@ -190,40 +268,84 @@ struct QueryPart {
   float sum[2][kColumns / 8][4] = {};
 };
 
-/// Adds dQ to the sums of all key tiles. whole: all 64 rows exist.
-template <bool whole, typename T, int head_dim>
-__device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, const float* numbers, int row0,
+/// *sum += x where `yes`, in any order with others. (A branch would cost more.)
+__device__ inline void add_where(unsigned long long* sum, unsigned long long x, bool yes) {
+  asm volatile(
+      "{\n"
+      ".reg .pred yes;\n"
+      "setp.ne.s32 yes, %2, 0;\n"
+      "@yes red.global.add.u64 [%0], %1;\n"
+      "}\n" ::"l"(sum),
+      "l"(x), "r"(static_cast<int>(yes))
+      : "memory");
+}
+
+/// A warp's dQ sums of a stage on their way from fragments to whole rows: 32 rows of pairs. They lie where the
+/// stage's queries and gradients were, which nobody needs any more. The 32 bytes of each group of 8 columns are permuted by the row, so
+/// that the four rows that are written at once do not meet in a bank.
+template <int columns>
+struct SumTile {
+  static constexpr int kGroups = columns / 8;
+  static constexpr int kBytes = 32 * columns * 4;
+  static __device__ int offset(int row, int group) {
+    return row * columns * 4 + (kGroups % 4 == 0 ? group ^ (row & 3) : group) * 32;
+  }
+};
+
+/// Adds dQ of a stage's rows to the sums of all key tiles.
+template <typename T, int head_dim>
+__device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, int stage_at, int stage,
                                    const QueryPart<Backward<T, head_dim>::kChunk>& part) {
   using Layout = Backward<T, head_dim>;
-  constexpr int kColumns = Layout::kChunk / 2;
-  const int row = threadIdx.x / 64 * 32 + threadIdx.x % 32 / 4;
-  const int column = threadIdx.x / 32 % 2 * kColumns + threadIdx.x % 4 * 2;
-  const float* columns = reinterpret_cast<const float*>(block.shared + Layout::kColumnsAt) + column;
-  const Document& document = block.place.document;
-  int32_t* sums = block.launch.grad_query_sum + sum_index(block.launch.params.shape, block.place.head_index,
-                                                          document.q_begin + row0 + row,
-                                                          block.place.first_column + column);
-  const int rows = document.q_length - row0 - row;
+  constexpr int kColumns = Layout::kChunk / 2, kGroups = kColumns / 8, kPairs = kColumns / 2;
+  using Sums = SumTile<kColumns>;
+  static_assert(kWarps * Sums::kBytes <= 2 * Layout::Rows::kBytes);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first_column = warp % 2 * kColumns;
+  const float* numbers =
+      reinterpret_cast<const float*>(block.shared + stage_at + Layout::kNumbersAt) + 2 * kTile + warp / 2 * 32;
+  char* sums = block.shared + stage_at + warp * Sums::kBytes;
+  uint32_t scales[kGroups];
+#pragma unroll
+  for (int n = 0; n < kGroups; ++n)
+    scales[n] = reinterpret_cast<const uint32_t*>(block.shared + Layout::kColumnsAt)[first_column / 2 + n * 4 +
+                                                                                     lane % 4];
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
-    if (!whole && r * 8 >= rows) return;
-    const float quanta = numbers[2 * kTile + row + r * 8];
+    const int row = r * 8 + lane / 4;
+    const float quanta = numbers[row];
 #pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
-      const float2 scale = *reinterpret_cast<const float2*>(columns + n * 8);
+    for (int n = 0; n < kGroups; ++n) {
+      const float2 scale = unpack_powers(scales[n]);
       const float x = part.sum[r / 2][n][r % 2 * 2], y = part.sum[r / 2][n][r % 2 * 2 + 1];
-      int32_t* sum = sums + r * 8 * head_dim + n * 64;  // 8 rows on is one group on
-      atomicAdd(sum, __float2int_rn(x * scale.x * quanta));
-      atomicAdd(sum + 32, __float2int_rn(y * scale.y * quanta));
+      *reinterpret_cast<unsigned long long*>(sums + Sums::offset(row, n) + lane % 4 * 8) =
+          PairOfSums::of(__float2int_rn(x * scale.x * quanta), __float2int_rn(y * scale.y * quanta));
     }
+  }
+  __syncwarp();
+  unsigned long long* out = block.launch.grad_query_sum +
+                            sum_index(block.launch.params.shape, block.place.row_index,
+                                      block.place.first_column + first_column) +
+                            lane % kPairs;
+  // As many rows at once as a warp has lanes for, in whole lines.
+  constexpr int kAtOnce = 32 / kPairs > 0 ? 32 / kPairs : 1;
+  const int pair = lane % kPairs;
+  const int* rows = block.stream.rows[stage] + warp / 2 * 32;
+  const int count =
+      lane < kAtOnce * kPairs ? block.stream.counts[stage] - warp / 2 * 32 - lane / kPairs : 0;
+#pragma unroll 8
+  for (int first = 0; first < 32; first += kAtOnce) {
+    const int row = first + lane / kPairs;
+    const unsigned long long sum =
+        *reinterpret_cast<const unsigned long long*>(sums + Sums::offset(row, pair / 4) + pair % 4 * 8);
+    add_where(out + int64_t{rows[row]} * (head_dim / 2), sum, first < count);
   }
 }
 
-/// dQ of the tile pair, from dS in shared memory. crossed: warps (as bits) whose 16 keys hold a weight; the
+/// dQ of the stage's rows, from dS in shared memory. crossed: warps (as bits) whose 16 keys hold a weight; the
 /// others did not write their dS.
 template <typename T, int head_dim>
-__device__ inline void add_grad_query(const BackwardBlock<T, head_dim>& block, const float* numbers,
-                                      int crossed, int row0) {
+__device__ inline void add_grad_query(const BackwardBlock<T, head_dim>& block, int stage_at, int crossed,
+                                      int stage) {
   using Layout = Backward<T, head_dim>;
   constexpr int kColumns = Layout::kChunk / 2;
   const int row = threadIdx.x / 64 * 32, column = block.place.first_column + threadIdx.x / 32 % 2 * kColumns;
@@ -244,10 +366,7 @@ __device__ inline void add_grad_query(const BackwardBlock<T, head_dim>& block, c
       }
     }
   }
-  if (row0 + kTile <= block.place.document.q_length)
-    add_to_sums<true>(block, numbers, row0, part);
-  else
-    add_to_sums<false>(block, numbers, row0, part);
+  add_to_sums(block, stage_at, stage, part);
 }
 
 /// Loads the keys and values of the block and the columns' inverse quanta.
@@ -265,10 +384,11 @@ __device__ inline void load_keys_and_values(const BackwardBlock<T, head_dim>& bl
                      p.value.token_stride, keys);
   commit_copies();
   const int64_t kv_index = int64_t{block.place.batch} * p.shape.kv_heads + block.place.kv_head;
-  float* columns = reinterpret_cast<float*>(block.shared + Layout::kColumnsAt);
-  for (int i = threadIdx.x; i < Layout::kChunk; i += kThreads)
-    columns[i] = column_quanta(
-        block.launch.column_maximum[kv_index * p.shape.head_dim + block.place.first_column + i]);
+  uint32_t* columns = reinterpret_cast<uint32_t*>(block.shared + Layout::kColumnsAt);
+  const float* maxima =
+      block.launch.column_maximum + kv_index * p.shape.head_dim + block.place.first_column;
+  for (int i = threadIdx.x; i < Layout::kChunk / 2; i += kThreads)
+    columns[i] = pack_powers(column_quanta(maxima[2 * i]), column_quanta(maxima[2 * i + 1]));
   wait_copies<0>();
   __syncthreads();
   const KeyTileFacts facts =
@@ -285,23 +405,44 @@ struct KeyGradients {
   float value[Backward<T, head_dim>::kChunk / 8][4] = {};
 };
 
-/// dK and dV of this warp's 16 keys from the tile pair, and its dS into shared memory. False where no pair
+/// Products of keys (rows of s, from first_key_row of the tile on) with gathered rows -> z; -infinity where the
+/// pair does not exist.
+__device__ inline void to_z_of_rows(Scores<1>& s, const PairRule& rule, float z_scale, int first_key_row,
+                                    const int* rows, int offset) {
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    const int2 pair = *reinterpret_cast<const int2*>(rows + element_column(n, 0));
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int key = rule.first_key + first_key_row + element_row(e);
+      // How far the query stands behind the key, in fp32: exact below 2^24 tokens.
+      const int behind = (e % 2 == 0 ? pair.x : pair.y) + offset - key;
+      const bool exists = key < rule.keys && (!rule.causal || behind >= 0);
+      s[0][n][e] = exists ? fmaf(s[0][n][e], z_scale, -rule.slope * fabsf(static_cast<float>(behind)))
+                          : -kInfinity;
+    }
+  }
+}
+
+/// dK and dV of this warp's 16 keys from a stage of rows, and its dS into shared memory. False where no pair
 /// has weight: then nothing was written.
 template <typename T, int head_dim>
-__device__ inline bool add_grad_key_value(const BackwardBlock<T, head_dim>& block, const PairRule& rule,
-                                          uint32_t stage, const float* numbers,
-                                          KeyGradients<T, head_dim>& grads) {
+__device__ inline bool add_grad_key_value(const BackwardBlock<T, head_dim>& block, const int* rows,
+                                          int stage_at, KeyGradients<T, head_dim>& grads) {
   using Layout = Backward<T, head_dim>;
   using Rows = typename Layout::Rows;
   const float exponent = block.launch.exponent;
   const int warp_row = block.warp_row();
-  const uint32_t query = stage, grad = stage + Rows::kBytes;
+  const uint32_t query = block.address(stage_at), grad = query + Rows::kBytes;
+  const float* numbers = reinterpret_cast<const float*>(block.shared + stage_at + Layout::kNumbersAt);
   Scores<1> s;
   multiply_rows<T, head_dim>(
       s, [&](int, int k) { return Rows::left(block.address(Layout::kKeyAt), warp_row, k * 16); }, query);
   const float z_scale = block.launch.z_scale;
+  // Rows come tile by tile: none lies before the first one's tile.
+  const PairRule rule = block.rule(rows[0] / kTile);
   const bool plain = rule.slope == 0 && rule.all_visible(0, kTile);
-  if (!plain) to_z<true, true>(s, rule, z_scale, warp_row);
+  if (!plain) to_z_of_rows(s, rule, z_scale, warp_row, rows, block.place.document.offset());
   const float factor = plain ? z_scale : 1;
   uint32_t bits = 0;  // of any u: 0 if all are
 #pragma unroll
@@ -370,14 +511,14 @@ __device__ inline void write_grad_key_value(const BackwardBlock<T, head_dim>& bl
   }
 }
 
-/// stages: 2, or 1 where shared memory is small.
+/// buffers: 2, or 1 where shared memory is small.
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
-    entmax_backward_kernel(const __grid_constant__ Launch launch, int stages) {
+    entmax_backward_kernel(const __grid_constant__ Launch launch, int buffers) {
   using Layout = Backward<T, head_dim>;
   extern __shared__ __align__(16) char shared[];
-  __shared__ int list[kThreads], listed;
-  __shared__ int crossed[2];  ///< of even and odd tile pairs
+  __shared__ __align__(16) RowStream stream;
+  __shared__ int crossed[2];  ///< of even and odd stages
   __shared__ __align__(16) char place_memory[sizeof(KeyPlace)];
   KeyPlace& place = *reinterpret_cast<KeyPlace*>(place_memory);
   const EntmaxAttentionParams& p = launch.params;
@@ -396,45 +537,48 @@ __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
     place.key_tile = tile - place.document.key_tile_begin;
     place.first_column = head_and_chunk % Layout::kChunks * Layout::kChunk;
     place.member = -1;
-    place.base = place.document.row_tiles();
   }
   __syncthreads();
   if (place.key_tile * kTile >= place.document.k_length) return;
-  const BackwardBlock<T, head_dim> block{launch, place, shared};
+  const BackwardBlock<T, head_dim> block{launch, place, stream, shared};
   load_keys_and_values<T, head_dim>(block);
 
   KeyGradients<T, head_dim> grads;
   if (threadIdx.x < 2) crossed[threadIdx.x] = 0;
-  int parity = 0;  // of the tile pair
-  while (block.advance()) {
-    make_list(place.base, place.document.row_tiles(), list, listed, [&](int row_tile) {
-      return (place.mask[int64_t{row_tile} * p.shape.mask_words()] >> (place.key_tile % 32) & 1U) != 0;
-    });
-    if (listed > 0) block.load_stage(list[0], 0);
-    for (int i = 0; i < listed; ++i, parity ^= 1) {
-      const int at = Layout::kStageAt + (stages == 2 ? i % 2 : 0) * Layout::kStageBytes;
+  const auto next = [](int stage) { return stage == RowStream::kStages - 1 ? 0 : stage + 1; };
+  while (block.next_head()) {
+    if (threadIdx.x < 32) block.begin_rows();
+    __syncthreads();
+    if (stream.counts[0] > 0) block.load_stage(0, 0);
+    int buffer = 0;
+    for (int stage = 0; stream.counts[stage] > 0; stage = next(stage), buffer ^= 1) {
+      const auto begin = [&] { return Layout::kStageAt + (buffers == 2 ? buffer : 0) * Layout::kStageBytes; };
       wait_copies<0>();
       __syncthreads();
       if (place.broken) {
         // Broken rows have no weights, but 0 * NaN is no 0.
-        clear_broken<T, head_dim>(shared + at);
+        clear_broken<T, head_dim>(shared + begin());
         __syncthreads();
       }
-      if (threadIdx.x == 0) crossed[parity ^ 1] = 0;
-      if (stages == 2 && i + 1 < listed) block.load_stage(list[i + 1], 1 - i % 2);
-      const float* numbers = reinterpret_cast<const float*>(shared + at + Layout::kNumbersAt);
-      if (add_grad_key_value<T, head_dim>(block, block.rule(list[i]), block.address(at), numbers, grads) &&
+      if (threadIdx.x == 0) crossed[buffer ^ 1] = 0;
+      const bool more = stream.counts[next(stage)] > 0;
+      if (buffers == 2 && more) block.load_stage(next(stage), 1 - buffer);
+      if (threadIdx.x < 32 && more) block.list_rows(next(next(stage)));
+      if (add_grad_key_value<T, head_dim>(block, stream.rows[stage], begin(), grads) &&
           threadIdx.x % 32 == 0) {
-        atomicOr(&crossed[parity], 1 << threadIdx.x / 32);
+        atomicOr(&crossed[buffer], 1 << threadIdx.x / 32);
       }
       __syncthreads();
-      if (crossed[parity] != 0) add_grad_query<T, head_dim>(block, numbers, crossed[parity], list[i] * kTile);
-      if (stages == 1) {
+      asm volatile("" : "+r"(buffer), "+r"(stage));  // addresses are not kept in registers meanwhile
+      if (crossed[buffer] != 0)
+        add_grad_query<T, head_dim>(block, begin(), crossed[buffer], stage);
+      if (buffers == 1) {
         __syncthreads();
-        if (i + 1 < listed) block.load_stage(list[i + 1], 0);
+        if (more) block.load_stage(next(stage), 0);
       }
     }
     __syncthreads();
+    if (threadIdx.x < 2) crossed[threadIdx.x] = 0;
   }
   wait_copies<0>();
   write_grad_key_value<T, head_dim>(block, grads);

@@ -38,11 +38,11 @@ cudaError_t launch_forward(const Launch& launch, cudaStream_t stream) {
       s.documents == 0 ? (s.row_tiles() + Scanned::kRowTiles - 1) / Scanned::kRowTiles : s.row_tiles();
   if (const cudaError_t error =
           launch_kernel(entmax_scan_kernel<T, head_dim>, dim3(scan_tiles, s.heads, s.batch),
-                        Scanned::shared_bytes(s.mask_words()), stream, launch);
+                        Scanned::shared_bytes(s.tile_words()), stream, launch);
       error != cudaSuccess)
     return error;
   return launch_kernel(entmax_output_kernel<T, head_dim>, dim3(s.row_tiles(), s.heads, s.batch),
-                       Output<T, head_dim>::shared_bytes(s.mask_words()), stream, launch);
+                       Output<T, head_dim>::kSharedBytes, stream, launch);
 }
 
 /// Two stages of queries and gradients, unless that costs a block on a multiprocessor.
@@ -57,7 +57,7 @@ cudaError_t choose_stages(int& stages) {
         cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device)}) {
     if (error != cudaSuccess) return error;
   }
-  constexpr int kStatic = 960;  // at most
+  constexpr int kStatic = 1264;  // at most
   const auto blocks = [&](int count) {
     const int bytes = Layout::shared_bytes(count) + kStatic;
     return bytes > per_block ? 0 : std::min(Layout::kBlocks, per_processor / (bytes + reserved));
@@ -74,7 +74,7 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
   if (const cudaError_t error = choose_stages<T, head_dim>(stages); error != cudaSuccess) return error;
   // broken_rows, value_maximum, column_maximum and grad_query_sum lie one after the other.
   const char* end =
-      reinterpret_cast<const char*>(launch.grad_query_sum + sum_index(s, int64_t{s.batch} * s.heads, 0, 0));
+      reinterpret_cast<const char*>(launch.grad_query_sum + sum_index(s, int64_t{s.batch} * s.heads * s.q_tokens, 0));
   const size_t sums = static_cast<size_t>(end - reinterpret_cast<const char*>(launch.broken_rows));
   if (const cudaError_t error = cudaMemsetAsync(launch.broken_rows, 0, sums, stream); error != cudaSuccess)
     return error;
@@ -100,7 +100,7 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
 
 template <typename T, int head_dim>
 KernelSet kernel_set_of() {
-  const int scan = Scan<T, head_dim>::shared_bytes(0), output = Output<T, head_dim>::shared_bytes(0);
+  const int scan = Scan<T, head_dim>::shared_bytes(0), output = Output<T, head_dim>::kSharedBytes;
   return {std::max(scan, output), Backward<T, head_dim>::shared_bytes(1), launch_forward<T, head_dim>,
           launch_backward<T, head_dim>};
 }

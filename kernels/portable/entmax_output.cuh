@@ -13,8 +13,8 @@
 /// thresholds. With the histogram's estimates this is rare, but for rows nearly uniform over thousands of
 /// keys (docs/kernels.md).
 ///
-/// The mask that the backward gets holds the tiles with a score above the *lower bound* of some row's
-/// threshold, so that no tile with a positive weight can be missing.
+/// The mask that the backward gets holds, of every tile, the rows with a score above the *lower bound* of
+/// their threshold, so that no row with a positive weight can be missing.
 ///
 /// Story, for 16k tokens and 16 heads of 128 on an H200 (dense: 1.65 TFLOP), dense and with 70 % zero
 /// tiles: 6.1 and 1.9 ms at first; 5.5 and 1.8 with z - tau in one operation and tiles from a list; 4.9
@@ -44,9 +44,7 @@ struct Output {
   /// Queries lie where the second stage will, if they move to registers.
   static constexpr int kQueryAt = kInRegisters ? kStageBytes : 0;
   static constexpr int kStageAt = kInRegisters ? 0 : Rows::kBytes;
-  static constexpr int kMaskAt = kStageAt + kStages * kStageBytes;
-  /// The mask that the backward gets.
-  static int shared_bytes(int mask_words) { return kMaskAt + mask_words * 4; }
+  static constexpr int kSharedBytes = kStageAt + kStages * kStageBytes;
   static constexpr int kBlocks = head_dim <= 64 ? 3 : head_dim <= 128 ? 2 : 1;
 };
 
@@ -75,8 +73,11 @@ struct OutputBlock {
   const T* values;  ///< likewise
   bool careful;     ///< a value may not be finite
 
-  __device__ uint32_t address(int offset) const { return shared_address(shared + offset); }
-  __device__ uint32_t* final_mask() const { return reinterpret_cast<uint32_t*>(shared + Layout::kMaskAt); }
+  __device__ uint32_t address(int offset) const {
+    uint32_t at = shared_address(shared + offset);
+    if (head_dim > 128) asm volatile("" : "+r"(at));  // not kept in a register over the tile
+    return at;
+  }
   __device__ int warp_row() const { return threadIdx.x / 32 * 16; }
   __device__ int local_row(int r) const { return warp_row() + r * 8 + threadIdx.x % 32 / 4; }
   __device__ PairRule rule(int key_tile) const {
@@ -196,6 +197,29 @@ __device__ inline void scores_above(const OutputBlock<T, head_dim>& block, const
     for (int e = 0; e < 4; ++e) v[0][n][e] -= state.taken_at[e >> 1];
 }
 
+/// Which of the warp's rows hold weight, from ballots over its threads' first and second rows, into the row
+/// bits of a tile of keys (tiles.cuh tells their order).
+__device__ inline void mark_rows(uint32_t (&row_bits)[2], uint32_t first, uint32_t second) {
+  const auto of_quads = [](uint32_t lanes) {
+    return (lanes | lanes >> 1 | lanes >> 2 | lanes >> 3) & 0x11111111U;
+  };
+  const int warp = threadIdx.x / 32;
+  if (threadIdx.x % 32 == 0)
+    atomicOr(&row_bits[warp / 2], (of_quads(first) | of_quads(second) << 1) << (warp % 2 * 2));
+}
+
+/// The mask of key tiles [base, base + kThreads), this thread's being `bits`.
+template <typename T, int head_dim>
+__device__ inline void write_mask(const OutputBlock<T, head_dim>& block, int base, uint2 bits) {
+  const EntmaxAttentionShape& shape = block.launch.params.shape;
+  const int tile = base + threadIdx.x;
+  const bool there = tile < block.place.key_tiles;
+  uint32_t* mask = block.launch.params.tile_mask + block.place.mask_at;
+  const uint32_t word = __ballot_sync(0xFFFFFFFFU, there && (bits.x | bits.y) != 0);
+  if (threadIdx.x % 32 == 0 && there) mask[tile / 32] = word;
+  if (there) store_row_bits(mask + shape.row_bits_at(), tile, shape.row_bytes(), bits);
+}
+
 /// One pass over the candidate tiles for the output columns of `chunk`.
 template <typename T, int head_dim, typename Query>
 __device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& query, int chunk,
@@ -203,6 +227,7 @@ __device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& 
                             OutputAccumulators<Output<T, head_dim>::kChunk>& o) {
   using Layout = Output<T, head_dim>;
   __shared__ int list[kThreads], listed;
+  __shared__ uint32_t row_bits[kThreads][2];
   const uint32_t* candidates = block.launch.params.tile_mask + block.place.mask_at;
 #pragma unroll
   for (int n = 0; n < Layout::kChunk / 8; ++n)
@@ -210,6 +235,7 @@ __device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& 
     for (int e = 0; e < 4; ++e) o.p[n][e] = o.w[n][e] = o.slope[e] = o.support[e] = 0;
   const float gap[2] = {state.lower[0] - state.taken_at[0], state.lower[1] - state.taken_at[1]};
   for (int base = 0; base < block.place.key_tiles; base += kThreads) {
+    row_bits[threadIdx.x][0] = row_bits[threadIdx.x][1] = 0;
     make_list(base, block.place.key_tiles, list, listed,
               [&](int tile) { return (candidates[tile / 32] >> (tile % 32) & 1U) != 0; });
     if (listed > 0) block.load_stage(list[0], chunk, 0);
@@ -227,8 +253,10 @@ __device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& 
         top[0] = fmaxf(top[0], fmaxf(v[0][n][0], v[0][n][1]));
         top[1] = fmaxf(top[1], fmaxf(v[0][n][2], v[0][n][3]));
       }
-      const bool active = __any_sync(0xFFFFFFFFU, top[0] > gap[0] || top[1] > gap[1]);
-      if (active && threadIdx.x % 32 == 0) atomicOr(block.final_mask() + tile / 32, 1U << (tile % 32));
+      const uint32_t first = __ballot_sync(0xFFFFFFFFU, top[0] > gap[0]);
+      const uint32_t second = __ballot_sync(0xFFFFFFFFU, top[1] > gap[1]);
+      const bool active = (first | second) != 0;
+      if (active) mark_rows(row_bits[tile % kThreads], first, second);
       if (block.values_broken(tile))
         mend_values<T, head_dim>(block, v, tile, block.shared + at + Layout::Rows::kBytes, state);
       if (active) {
@@ -241,6 +269,8 @@ __device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& 
       }
     }
     __syncthreads();
+    const uint2 bits = {row_bits[threadIdx.x][0], row_bits[threadIdx.x][1]};
+    write_mask<T, head_dim>(block, base, bits);
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -329,7 +359,7 @@ __device__ void write_output(const OutputBlock<T, head_dim>& block, int chunk, c
   }
 }
 
-/// tau, the sum of w at it, the tile mask and the statistics of the row tile.
+/// tau, the sum of w at it and the statistics of the row tile.
 template <typename T, int head_dim>
 __device__ void write_rows(const OutputBlock<T, head_dim>& block, const OutputRows& state,
                            const RowSums& sums, const Outcome& outcome, int passes) {
@@ -347,13 +377,12 @@ __device__ void write_rows(const OutputBlock<T, head_dim>& block, const OutputRo
     support += exists && !state.broken[r] ? static_cast<unsigned int>(sums.support[r]) : 0;
     rows += exists || state.broken[r];
   }
-  const int words = p.shape.mask_words();
-  int active = 0;
-  for (int word = threadIdx.x; word < words; word += kThreads) {
-    p.tile_mask[block.place.mask_at + word] = block.final_mask()[word];
-    active += __popc(block.final_mask()[word]);
-  }
   if (p.statistics == nullptr) return;
+  __syncthreads();  // the mask
+  const uint32_t* mask = p.tile_mask + block.place.mask_at;
+  int active = 0;
+  for (int word = threadIdx.x; word * 32 < block.place.key_tiles; word += kThreads)
+    active += __popc(mask[word]);
   for (int step = 16; step > 0; step /= 2) {
     support += __shfl_xor_sync(0xFFFFFFFFU, support, step);
     rows += __shfl_xor_sync(0xFFFFFFFFU, rows, step);
@@ -386,7 +415,7 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
   }
   __syncthreads();
   if (place.rows == 0) {  // a row tile beyond the last document's
-    for (int i = threadIdx.x; i < p.shape.mask_words(); i += kThreads) p.tile_mask[place.mask_at + i] = 0;
+    for (int i = threadIdx.x; i < p.shape.tile_words(); i += kThreads) p.tile_mask[place.mask_at + i] = 0;
     return;
   }
   float value_norm = 0;
@@ -399,8 +428,6 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
       token_pointer<const T>(p.key, place.batch, place.kv_head, place.document.k_begin),
       token_pointer<const T>(p.value, place.batch, place.kv_head, place.document.k_begin),
       __syncthreads_or(!(value_norm < kInfinity)) != 0};
-  const int words = p.shape.mask_words();
-  for (int i = threadIdx.x; i < words; i += kThreads) block.final_mask()[i] = 0;
   Layout::Rows::load(block.address(Layout::kQueryAt),
                      token_pointer<T>(p.query, place.batch, place.head, place.document.q_begin + place.row0),
                      p.query.token_stride, place.rows);

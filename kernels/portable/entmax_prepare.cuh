@@ -126,7 +126,6 @@ __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __gri
   const int64_t head_index = int64_t{blockIdx.z} * p.shape.heads + blockIdx.y;
   const int kv_head = blockIdx.y / (p.shape.heads / p.shape.kv_heads);
   const float* maxima = launch.column_maximum + (int64_t{blockIdx.z} * p.shape.kv_heads + kv_head) * head_dim;
-  const int32_t* sums = launch.grad_query_sum + sum_index(p.shape, head_index, blockIdx.x * 8, 0);
   for (int i = threadIdx.x; i < head_dim; i += kThreads) {
     const int group = i % (head_dim / 8), row = i / (head_dim / 8), token = blockIdx.x * 8 + row;
     if (token >= p.shape.q_tokens) continue;
@@ -134,16 +133,18 @@ __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __gri
     // Integers cannot tell that a gradient of the output was not finite; delta can.
     const bool broken = isnan(p.tau[index]) || !(fabsf(launch.delta[index]) < kInfinity);
     const float factor = broken ? NAN : p.scale / launch.row_quanta[index];
-    const int4 even = *reinterpret_cast<const int4*>(sums + group * 64 + row * 4);
-    const int4 odd = *reinterpret_cast<const int4*>(sums + group * 64 + 32 + row * 4);
-    const auto pair = [&](int first, int second, int lane) {
-      const float* maximum = maxima + group * 8 + lane * 2;
-      return Element<T>::pack(static_cast<float>(first) / column_quanta(maximum[0]) * factor,
-                              static_cast<float>(second) / column_quanta(maximum[1]) * factor);
+    const ulonglong2* sums =
+        reinterpret_cast<const ulonglong2*>(launch.grad_query_sum + sum_index(p.shape, index, group * 8));
+    const auto pair = [&](unsigned long long sum, int column) {
+      const int2 parts = PairOfSums::parts(sum);
+      const float* maximum = maxima + group * 8 + column;
+      return Element<T>::pack(static_cast<float>(parts.x) / column_quanta(maximum[0]) * factor,
+                              static_cast<float>(parts.y) / column_quanta(maximum[1]) * factor);
     };
+    const ulonglong2 first = sums[0], second = sums[1];
     T* out = token_pointer<T>(launch.gradients.grad_query, blockIdx.z, blockIdx.y, token) + group * 8;
-    *reinterpret_cast<uint4*>(out) = {pair(even.x, odd.x, 0), pair(even.y, odd.y, 1), pair(even.z, odd.z, 2),
-                                      pair(even.w, odd.w, 3)};
+    *reinterpret_cast<uint4*>(out) = {pair(first.x, 0), pair(first.y, 2), pair(second.x, 4),
+                                      pair(second.y, 6)};
   }
 }
 

@@ -55,7 +55,7 @@ struct Scan {
   static constexpr int kReachAt = kHistogramAt + kRows * kHistogramStride * 4;
   static constexpr int kFindsAt = kReachAt + kRows * 4;
   static constexpr int kCandidatesAt = kFindsAt + kThreads * 2 * kBands * kFinds * 4;
-  static int shared_bytes(int mask_words) { return kCandidatesAt + kRowTiles * mask_words * 4; }
+  static int shared_bytes(int tile_words) { return kCandidatesAt + kRowTiles * tile_words * 4; }
   static constexpr int kBlocks = head_dim <= 32    ? 4
                                  : head_dim == 96  ? 2
                                  : head_dim <= 128 ? 3
@@ -100,7 +100,7 @@ struct ScanBlock {
   }
   __device__ uint32_t* candidates(int row_tile) const {
     return reinterpret_cast<uint32_t*>(shared + Layout::kCandidatesAt) +
-           row_tile * launch.params.shape.mask_words();
+           row_tile * launch.params.shape.tile_words();
   }
   /// The warp's first row of the first row tile.
   __device__ int warp_row() const { return threadIdx.x / 32 * 16; }
@@ -391,7 +391,7 @@ __device__ void load_queries(Block& block, typename Block::Rows& state) {
     key_norm = fmaxf(key_norm, block.launch.key_facts[place.facts_at + tile].key_norm);
   for (int step = 16; step > 0; step /= 2)
     key_norm = fmaxf(key_norm, __shfl_xor_sync(0xFFFFFFFFU, key_norm, step));
-  const int words = Layout::kRowTiles * block.launch.params.shape.mask_words();
+  const int words = Layout::kRowTiles * block.launch.params.shape.tile_words();
   for (int i = threadIdx.x; i < words; i += kThreads) block.candidates(0)[i] = 0;
   wait_copies<0>();
   __syncthreads();
@@ -468,10 +468,10 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim>::kBlocks))
     launch.lower[place.row_index + row] = broken != 0 ? kInfinity : state.lower[r];
     p.tau[place.row_index + row] = broken != 0 ? NAN : block.row_exists(r) ? estimates[r] : kInfinity;
   }
-  const int words = p.shape.mask_words();
-  const int tiles = (place.rows + kTile - 1) / kTile;
-  for (int i = threadIdx.x; i < tiles * words; i += kThreads)
-    p.tile_mask[place.mask_at + i] = block.candidates(0)[i];
+  const int words = p.shape.tile_words();
+  for (int tile = 0; tile * kTile < place.rows; ++tile)
+    for (int i = threadIdx.x; i < words; i += kThreads)
+      p.tile_mask[place.mask_at + tile * p.shape.mask_words() + i] = block.candidates(tile)[i];
 }
 
 }  // namespace asplash::kernels::portable

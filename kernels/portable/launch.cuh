@@ -34,7 +34,8 @@ struct Launch {
   int* broken_rows = nullptr;   ///< [batch, heads]: not 0 if a row may hold numbers that are not finite
   float* column_maximum = nullptr;    ///< [batch, kv_heads, head_dim]: largest |k| that is finite
   float* value_maximum = nullptr;     ///< [batch, kv_heads]: largest |v| (norm) of finite numbers
-  int32_t* grad_query_sum = nullptr;  ///< [batch, heads, ceil(q_tokens / 8), head_dim * 8]
+  /// [batch, heads, q_tokens, head_dim / 2]: two sums in each (PairOfSums)
+  unsigned long long* grad_query_sum = nullptr;
 };
 
 /// A document as tokens [begin, begin + length) of queries and keys, and where its tiles start.

@@ -33,6 +33,9 @@ __device__ inline void copy_async_word(uint32_t destination, const void* source,
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(destination), "l"(source), "r"(bytes)
                : "memory");
 }
+__device__ inline void store_word(uint32_t destination, uint32_t word) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(destination), "r"(word) : "memory");
+}
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `pending` of this thread's newest groups are under way.
 template <int pending>

@@ -55,6 +55,34 @@ struct Tile {
     }
   }
 
+  /// Starts the copy of kTile rows of two sources whose numbers `rows` lists, in shared memory.
+  static __device__ void gather(const int* rows, uint32_t tile, const T* source, int row_stride,
+                                uint32_t other_tile, const T* other_source, int other_row_stride) {
+    constexpr int kUnits = columns / 8, kCopies = kTile * kUnits / kThreads;
+    int numbers[kCopies];
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) numbers[i] = rows[(threadIdx.x + i * kThreads) / kUnits];
+    const auto copy = [&](uint32_t to, const T* from, int stride) {
+      if constexpr (kThreads % kUnits == 0) {
+        // One thread, one unit of many rows: each address is one multiplication and addition.
+        const char* unit = reinterpret_cast<const char*>(from) + threadIdx.x % kUnits * 16;
+        to += threadIdx.x / kUnits * kStride + threadIdx.x % kUnits * 16;
+#pragma unroll
+        for (int i = 0; i < kCopies; ++i)
+          copy_async(to + i * (kThreads / kUnits) * kStride,
+                     unit + int64_t{numbers[i]} * (stride * static_cast<int>(sizeof(T))));
+      } else {
+#pragma unroll
+        for (int i = 0; i < kCopies; ++i) {
+          const int at = threadIdx.x + i * kThreads, slot = at / kUnits, unit = at % kUnits;
+          copy_async(to + slot * kStride + unit * 16, from + int64_t{numbers[i]} * stride + unit * 8);
+        }
+      }
+    };
+    copy(tile, source, row_stride);
+    copy(other_tile, other_source, other_row_stride);
+  }
+
   /// Rows [row, row + 16), columns [column, column + 16), as the left operand.
   static __device__ Fragment left(uint32_t tile, int row, int column) {
     const int lane = threadIdx.x % 32;
@@ -223,10 +251,38 @@ __device__ inline void make_list(int base, int limit, int* list, int& listed, Ac
   __syncthreads();
 }
 
+/// Which of a tile's rows may give weight to a tile of keys: x has the bits of rows 0 to 31, y of 32 to 63, as
+/// ballots over fragments give them.
+__device__ inline int row_of_bit(int bit) { return bit % 4 / 2 * 16 + bit % 2 * 8 + bit / 4; }
+
+/// Row bits in memory have `bytes` for each key tile; where that is less than 8, bits stand for several rows.
+__device__ inline void store_row_bits(uint32_t* of_row_tile, int key_tile, int bytes, uint2 bits) {
+  const uint32_t halves = bits.x | bits.y, quarters = halves | halves >> 16;
+  if (bytes == 8)
+    reinterpret_cast<uint2*>(of_row_tile)[key_tile] = bits;
+  else if (bytes == 4)
+    of_row_tile[key_tile] = halves;
+  else if (bytes == 2)
+    reinterpret_cast<uint16_t*>(of_row_tile)[key_tile] = static_cast<uint16_t>(quarters);
+  else
+    reinterpret_cast<uint8_t*>(of_row_tile)[key_tile] = static_cast<uint8_t>(quarters | quarters >> 8);
+}
+__device__ inline uint2 load_row_bits(const uint32_t* of_row_tile, int key_tile, int bytes) {
+  if (bytes == 8) return reinterpret_cast<const uint2*>(of_row_tile)[key_tile];
+  const uint32_t bits = bytes == 4 ? of_row_tile[key_tile]
+                        : bytes == 2
+                            ? reinterpret_cast<const uint16_t*>(of_row_tile)[key_tile] * 0x10001U
+                            : reinterpret_cast<const uint8_t*>(of_row_tile)[key_tile] * 0x1010101U;
+  return {bits, bits};
+}
+
 /// Numbers of the tile that are not finite become 0. The block must not read the tile meanwhile.
 template <typename T, int columns>
 __device__ inline void clear_broken(char* tile) {
-  for (int i = threadIdx.x; i < kTile * columns; i += kThreads) {
+  int first = threadIdx.x;
+  asm volatile("" : "+r"(first));  // rare: nothing of this is computed ahead and kept in registers
+#pragma unroll 1
+  for (int i = first; i < kTile * columns; i += kThreads) {
     T* number = reinterpret_cast<T*>(tile + i / columns * Tile<T, columns>::kStride) + i % columns;
     if (!(fabsf(static_cast<float>(*number)) < kInfinity)) *number = T(0.0F);
   }

@@ -201,7 +201,7 @@ void add_scores(std::vector<Case>& cases) {
       p.scale = 0.9985F + 0.0007F * static_cast<float>(i);
     });
     cases.push_back({"scores_crowd_" + std::to_string(i), crowd, 1,
-                     scores([](int j) { return j == 700 ? 0 : -1.9921875; }), 4});
+                     scores([](int j) { return j == 700 ? 0 : -1.9921875; }), 8});
   }
 }
 

@@ -67,10 +67,20 @@ TEST(EntmaxInterface, TilesAreCounted) {
   EntmaxAttentionShape shape = shape_of(ElementType::bf16, problem(129, 4097));
   EXPECT_EQ(shape.row_tiles(), 3);
   EXPECT_EQ(shape.key_tiles(), 65);
-  EXPECT_EQ(shape.mask_words(), 3);
-  EXPECT_EQ(shape.mask_size(), int64_t{2} * 4 * 3 * 3);
+  EXPECT_EQ(shape.tile_words(), 3);
+  EXPECT_EQ(shape.row_bits_at(), 4) << "on 8 bytes";
+  EXPECT_EQ(shape.mask_words(), 4 + 65 * 2) << "8 bytes a key tile";
+  EXPECT_EQ(shape.mask_size(), int64_t{2} * 4 * 3 * (4 + 65 * 2));
   shape.documents = 2;
   EXPECT_EQ(shape.row_tiles(), 5) << "each document may end within a tile";
+  shape.type = ElementType::fp32;
+  EXPECT_EQ(shape.mask_words(), 3) << "no row bits";
+  shape.type = ElementType::fp16;
+  for (const auto& [tokens, bytes] : {std::pair(32768, 8), {32769, 4}, {65537, 2}, {131073, 1}, {1 << 20, 1}}) {
+    shape.k_tokens = tokens;
+    EXPECT_EQ(shape.row_bytes(), bytes) << tokens;
+    EXPECT_EQ(shape.mask_words() % 2, 0) << tokens;
+  }
 }
 
 TEST(EntmaxInterface, HeadSizes) {

@@ -223,7 +223,11 @@ ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const
   // EntmaxAttentionShape::row_tiles and mask_words
   const c10::SymInt documents = cu_seqlens_q ? cu_seqlens_q->sym_size(0) - 1 : c10::SymInt(0);
   const c10::SymInt row_tiles = (q_tokens + 63) / 64 + documents;
-  const c10::SymInt words = ((key.sym_size(2) + 63) / 64 + 31) / 32;
+  const c10::SymInt k_tokens = key.sym_size(2), key_tiles = (k_tokens + 63) / 64;
+  const int64_t row_bytes = k_tokens <= 32768 ? 8 : k_tokens <= 65536 ? 4 : k_tokens <= 131072 ? 2 : 1;
+  c10::SymInt words = (key_tiles + 31) / 32;
+  if (query.scalar_type() != at::kFloat)
+    words = (words + 1) / 2 * 2 + (key_tiles * row_bytes + 7) / 8 * 2;
   return {out,
           tau,
           at::empty_symint(query.sym_sizes(), options),

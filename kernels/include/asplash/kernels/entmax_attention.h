@@ -44,9 +44,28 @@ struct EntmaxAttentionShape {
   /// Row tiles of one (batch, head): exact without cu_seqlens, else an upper bound.
   constexpr int row_tiles() const { return (q_tokens + kTile - 1) / kTile + documents; }
   constexpr int key_tiles() const { return (k_tokens + kTile - 1) / kTile + documents; }
-  /// 32-bit words of one row tile's mask over its document's key tiles.
-  constexpr int mask_words() const { return ((k_tokens + kTile - 1) / kTile + 31) / 32; }
+  /// A row tile's mask: words of a bit for each of its document's key tiles, then (not for fp32) row_bytes()
+  /// for each of them that say which rows may give its keys weight.
+  constexpr int tile_words() const { return (document_tiles() + 31) / 32; }
+  /// 8, a bit a row, up to 32768 keys; then halved as often as these double, so that memory stays linear, but
+  /// no less than 1: bits then stand for 2, 4, 8 rows.
+  constexpr int row_bytes() const {
+    return type == ElementType::fp32 ? 0
+           : k_tokens <= 32768       ? 8
+           : k_tokens <= 65536       ? 4
+           : k_tokens <= 131072      ? 2
+                                     : 1;
+  }
+  /// Where the row bits begin: on 8 bytes, like every row tile's mask.
+  constexpr int row_bits_at() const { return (tile_words() + 1) / 2 * 2; }
+  constexpr int mask_words() const {
+    return type == ElementType::fp32 ? tile_words()
+                                     : row_bits_at() + (document_tiles() * row_bytes() + 7) / 8 * 2;
+  }
   constexpr int64_t mask_size() const { return int64_t{batch} * heads * row_tiles() * mask_words(); }
+
+ private:
+  constexpr int document_tiles() const { return (k_tokens + kTile - 1) / kTile; }
 };
 
 /// Counters that the forward adds to: kZeroTiles of kTiles visible tiles hold no positive weight, the support
@@ -73,8 +92,9 @@ struct EntmaxAttentionParams {
   /// sum_j w_ij [batch, heads, q_tokens].
   void* mean_value = nullptr;
   float* weight_sum = nullptr;
-  /// [batch, heads, row_tiles, mask_words]: bit j of a row tile is set if key tile j may hold a positive
-  /// weight; a clear bit is proof that it does not.
+  /// [batch, heads, row_tiles, mask_words], 8-byte aligned: bit j of a row tile is set if key tile j may hold
+  /// a positive weight; a clear bit is proof that it does not. Row bits likewise; their order within the
+  /// tile is the kernels' own.
   uint32_t* tile_mask = nullptr;
   unsigned long long* statistics = nullptr;  ///< nullptr, or EntmaxStatistics::kCounters
   /// entmax_forward_workspace or entmax_backward_workspace bytes, 256-byte aligned. Contents need not survive
