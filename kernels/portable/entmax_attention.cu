@@ -115,9 +115,9 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
 
 bool valid_tensor(const AttentionTensor& t, ElementType type, int tokens) {
   const int64_t unit = type == ElementType::fp32 ? 4 : 8;
-  return tokens == 0 ||
-         (t.data != nullptr && t.token_stride <= std::numeric_limits<int>::max() / 4 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.batch_stride % unit == 0 &&
-          t.head_stride % unit == 0 && t.token_stride % unit == 0);
+  return tokens == 0 || (t.data != nullptr && t.token_stride <= std::numeric_limits<int>::max() / 4 &&
+                         reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.batch_stride % unit == 0 &&
+                         t.head_stride % unit == 0 && t.token_stride % unit == 0);
 }
 
 bool valid(const EntmaxAttentionParams& p) {

@@ -79,12 +79,9 @@ __device__ inline float2 unpack_powers(uint32_t pair) {
   return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000U)};
 }
 
-/// Index into grad_query_sum of columns `column` (even) and the next.
-__host__ __device__ inline int64_t sum_index(const EntmaxAttentionShape& shape, int64_t row, int column) {
-  return (row * shape.head_dim + column) / 2;
-}
-/// Two sums side by side in 64 bits, so that one addition serves both. The low one is signed and borrows from
-/// the high one: no bit of either is lost.
+/// Two sums side by side in 64 bits, so that one addition serves both: what a multiprocessor can send is
+/// limited by the number of additions, not by their size. The low one is signed and borrows from the high
+/// one; no bit of either is lost.
 struct PairOfSums {
   static __device__ unsigned long long of(int low, int high) {
     const unsigned long long upper = static_cast<uint32_t>(high);
@@ -92,7 +89,8 @@ struct PairOfSums {
   }
   static __device__ int2 parts(unsigned long long sums) {
     const int low = static_cast<int>(static_cast<uint32_t>(sums));
-    return {low, static_cast<int>(static_cast<uint32_t>((sums - static_cast<unsigned long long>(int64_t{low})) >> 32))};
+    const unsigned long long rest = sums - static_cast<unsigned long long>(int64_t{low});
+    return {low, static_cast<int>(static_cast<uint32_t>(rest >> 32))};
   }
 };
 
@@ -101,24 +99,35 @@ struct KeyPlace {
   Document document;
   int batch, kv_head, key_tile, first_column;
   int member;  ///< of the group of query heads
+  int span;    ///< row tiles [span, span_end) are worked on
+  int span_end;
   // Of that query head:
-  const void* query;  ///< the document's first row
+  const void* query;  ///< the span's first row
   const void* grad;   ///< of out, likewise
-  int64_t row_index;  ///< of the document's first row in [batch, heads, q_tokens]
+  int64_t row_index;  ///< of the span's first row in [batch, heads, q_tokens]
   int64_t head_index;
   const uint32_t* row_bits;  ///< of the document's first row tile
-  float slope;           ///< (alpha - 1) slope of the head
-  bool broken;           ///< some row of the head is
+  float slope;               ///< (alpha - 1) slope of the head
+  bool broken;               ///< some row of the head is
 };
 
-/// The rows that give the keys weight, gathered into stages of 64 (three at hand: one worked on, one copied,
-/// one being listed). In shared memory; written by warp 0.
-struct RowStream {
-  static constexpr int kStages = 3;
-  uint2 words[32];            ///< row bits of tiles [base, base + 32) that are still to come
-  int rows[kStages][kTile];   ///< of the document; beyond the stage's count its first one again
-  int counts[kStages];
-  int base;
+/// The rows that give the keys weight, one after the other, as a ring in shared memory: numbers from the
+/// first of at most kSpanTiles row tiles. They are taken in stages of kTile: one is worked on, one copied,
+/// one listed while four more tiles of rows may come.
+constexpr int kRing = 512;
+constexpr int kSpanTiles = 1024;
+using RowNumber = uint16_t;
+static_assert(kRing >= 3 * kTile + kWarps * kTile && kSpanTiles * kTile <= 65536);
+
+/// Where the listing of rows stands; the same in all threads but for `word`.
+struct RowList {
+  uint2 word;  ///< row bits of tile `group` + lane
+  int group;
+  int next;    ///< tile to be listed
+  int listed;  ///< rows so far
+
+  /// Rows of a stage, 0 after the last.
+  __device__ int count(int stage) const { return min(max(listed - stage * kTile, 0), kTile); }
 };
 
 template <typename T, int head_dim>
@@ -128,7 +137,7 @@ struct BackwardBlock {
 
   const Launch& launch;
   KeyPlace& place;
-  RowStream& stream;
+  RowNumber* ring;
   char* shared;
 
   __device__ uint32_t address(int offset) const {
@@ -155,89 +164,88 @@ struct BackwardBlock {
         p.shape.row_bits_at();
     place.broken = launch.broken_rows[place.head_index] != 0;
     place.slope = p.slopes ? p.slopes[head] * launch.slope_scale : 0.0F;
-    place.query = token_pointer<const T>(launch.params.query, place.batch, head, place.document.q_begin);
-    place.grad = token_pointer<const T>(launch.gradients.grad_out, place.batch, head, place.document.q_begin);
-    place.row_index = place.head_index * launch.params.shape.q_tokens + place.document.q_begin;
+    place.span_end = first_row_tile();
   }
-  /// On to the next query head of the group. False after the last. The block meets.
-  __device__ bool next_head() const {
+  /// On to the next span of row tiles, of this query head of the group or the next. False after the last. The
+  /// block meets.
+  __device__ bool next_span() const {
     const int group = launch.params.shape.heads / launch.params.shape.kv_heads;
-    if (threadIdx.x == 0 && ++place.member < group) choose_head(place.kv_head * group + place.member);
+    if (threadIdx.x == 0) {
+      const int tiles = place.document.row_tiles();
+      while (place.span_end >= tiles && ++place.member < group)
+        choose_head(place.kv_head * group + place.member);
+      place.span = place.span_end;
+      place.span_end = min(place.span + kSpanTiles, tiles);
+      const int head = place.kv_head * group + min(place.member, group - 1);
+      const int token = place.document.q_begin + place.span * kTile;
+      place.query = token_pointer<const T>(launch.params.query, place.batch, head, token);
+      place.grad = token_pointer<const T>(launch.gradients.grad_out, place.batch, head, token);
+      place.row_index = place.head_index * launch.params.shape.q_tokens + token;
+    }
     __syncthreads();
     return place.member < group;
   }
   __device__ uint2 row_bits(int row_tile) const {
     const EntmaxAttentionShape& shape = launch.params.shape;
-    if (row_tile >= place.document.row_tiles()) return {0, 0};
+    if (row_tile >= place.span_end) return {0, 0};
     return load_row_bits(place.row_bits + int64_t{row_tile} * shape.mask_words(), place.key_tile,
                          shape.row_bytes());
   }
-  /// Warp 0: the head's first rows into two stages.
-  __device__ void begin_rows() const {
-    const int first = first_row_tile(), lane = threadIdx.x % 32;
-    stream.words[lane] = row_bits(first + lane);
-    if (lane == 0) stream.base = first;
-    __syncwarp();
-    list_rows(0);
-    list_rows(1);
+  __device__ RowList begin_list() const {
+    const int lane = threadIdx.x % 32;
+    return {row_bits(place.span + lane), place.span, place.span, 0};
   }
-  /// Warp 0: the next rows into a stage.
-  __device__ void list_rows(int stage) const {
-    const int lane = threadIdx.x % 32, tiles = place.document.row_tiles();
+  /// Lists rows up to the end of a stage, or all. Each warp takes one of four tiles. The block must meet
+  /// before it reads them.
+  __device__ void list_rows(RowList& list, int stage) const {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t below = (1U << lane) - 1;
-    uint2 word = stream.words[lane];
-    int base = stream.base, count = 0;
-    __syncwarp();
 #pragma unroll 1
-    while (true) {
-      uint32_t tiles_left = __ballot_sync(0xFFFFFFFFU, (word.x | word.y) != 0);
-#pragma unroll 1
-      while (tiles_left != 0 && count < kTile) {
-        const int tile = __ffs(static_cast<int>(tiles_left)) - 1;
-        tiles_left &= tiles_left - 1;
-        const uint32_t x = __shfl_sync(0xFFFFFFFFU, word.x, tile), y = __shfl_sync(0xFFFFFFFFU, word.y, tile);
-        const int x_slot = count + __popc(x & below), y_slot = count + __popc(x) + __popc(y & below);
-        const bool x_taken = (x >> lane & 1) != 0 && x_slot < kTile;
-        const bool y_taken = (y >> lane & 1) != 0 && y_slot < kTile;
-        const int row = (base + tile) * kTile + row_of_bit(lane);
-        if (x_taken) stream.rows[stage][x_slot] = row;
-        if (y_taken) stream.rows[stage][y_slot] = row + 32;
-        const uint32_t x_done = __ballot_sync(0xFFFFFFFFU, x_taken);
-        const uint32_t y_done = __ballot_sync(0xFFFFFFFFU, y_taken);
-        if (lane == tile) word = {word.x & ~x_done, word.y & ~y_done};
-        count += __popc(x_done) + __popc(y_done);
+    while (list.listed < (stage + 1) * kTile && list.next < place.span_end) {
+      if (list.next >= list.group + 32) {
+        list.group = list.next;
+        list.word = row_bits(list.group + lane);
       }
-      if (count == kTile || base + 32 >= tiles) break;
-      base += 32;
-      word = row_bits(base + lane);
+      const int rows = __popc(list.word.x) + __popc(list.word.y), skip = list.next - list.group;
+      const uint32_t active = __ballot_sync(0xFFFFFFFFU, rows != 0) >> skip;
+      const int first = active != 0 ? skip + __ffs(static_cast<int>(active)) - 1 : 32;
+      list.next = list.group + min(first + kWarps, 32);
+      if (active == 0) continue;
+      int at = list.listed;
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) {
+        const int of_tile = __shfl_sync(0xFFFFFFFFU, rows, (first + i) % 32);
+        if (first + i >= 32) continue;
+        list.listed += of_tile;
+        at += i < warp ? of_tile : 0;
+      }
+      const uint32_t x = __shfl_sync(0xFFFFFFFFU, list.word.x, (first + warp) % 32);
+      const uint32_t y = __shfl_sync(0xFFFFFFFFU, list.word.y, (first + warp) % 32);
+      if (first + warp >= 32) continue;
+      const int row = (list.group + first + warp - place.span) * kTile + row_of_bit(lane);
+      if ((x >> lane & 1) != 0) ring[(at + __popc(x & below)) % kRing] = static_cast<RowNumber>(row);
+      if ((y >> lane & 1) != 0)
+        ring[(at + __popc(x) + __popc(y & below)) % kRing] = static_cast<RowNumber>(row + 32);
     }
-    if (count < kTile) {
-      __syncwarp();
-      const int filler = count > 0 ? stream.rows[stage][0] : 0;
-      for (int slot = count + lane; slot < kTile; slot += 32) stream.rows[stage][slot] = filler;
-    }
-    stream.words[lane] = word;
-    if (lane == 0) {
-      stream.base = base;
-      stream.counts[stage] = count;
-    }
-    __syncwarp();
   }
-  /// Copies queries, gradients and numbers of a stage's rows.
-  __device__ void load_stage(int stage, int buffer) const {
-    const int* rows = stream.rows[stage];
+  __device__ int position_of_span() const { return place.span * kTile + place.document.offset(); }
+  __device__ const RowNumber* rows(int stage) const { return ring + stage * kTile % kRing; }
+  /// Copies queries, gradients and numbers of a stage's rows; what lies beyond them gets no weights.
+  __device__ void load_stage(int stage, int count, int buffer) const {
+    const RowNumber* numbers_of_rows = rows(stage);
     const uint32_t at = address(Layout::kStageAt) + buffer * Layout::kStageBytes;
-    Rows::gather(rows, at, static_cast<const T*>(place.query),
-                 static_cast<int>(launch.params.query.token_stride), at + Rows::kBytes,
-                 static_cast<const T*>(place.grad),
+    Rows::gather([&](int slot) { return static_cast<int>(numbers_of_rows[min(slot, count - 1)]); }, at,
+                 static_cast<const T*>(place.query), static_cast<int>(launch.params.query.token_stride),
+                 at + Rows::kBytes, static_cast<const T*>(place.grad),
                  static_cast<int>(launch.gradients.grad_out.token_stride));
     if (threadIdx.x < kTile) {
-      const uint32_t numbers = at + Layout::kNumbersAt + threadIdx.x * 4;
-      const int64_t index = place.row_index + rows[threadIdx.x];
-      if (static_cast<int>(threadIdx.x) < stream.counts[stage])
+      const int slot = threadIdx.x;
+      const uint32_t numbers = at + Layout::kNumbersAt + slot * 4;
+      const int64_t index = place.row_index + numbers_of_rows[min(slot, count - 1)];
+      if (slot < count)
         copy_async_word(numbers, launch.params.tau + index, true);
       else
-        store_word(numbers, __float_as_uint(kInfinity));  // no weights
+        store_word(numbers, __float_as_uint(kInfinity));
       copy_async_word(numbers + kTile * 4, launch.delta + index, true);
       copy_async_word(numbers + kTile * 8, launch.row_quanta + index, true);
     }
@@ -268,21 +276,21 @@ struct QueryPart {
   float sum[2][kColumns / 8][4] = {};
 };
 
-/// *sum += x where `yes`, in any order with others. (A branch would cost more.)
-__device__ inline void add_where(unsigned long long* sum, unsigned long long x, bool yes) {
+/// *sum += x where number < limit, in any order with others and with loads. (A branch would cost more.)
+__device__ inline void add_below(unsigned long long* sum, unsigned long long x, int number, int limit) {
   asm volatile(
       "{\n"
       ".reg .pred yes;\n"
-      "setp.ne.s32 yes, %2, 0;\n"
+      "setp.lt.s32 yes, %2, %3;\n"
       "@yes red.global.add.u64 [%0], %1;\n"
       "}\n" ::"l"(sum),
-      "l"(x), "r"(static_cast<int>(yes))
-      : "memory");
+      "l"(x), "r"(number), "r"(limit));
 }
 
-/// A warp's dQ sums of a stage on their way from fragments to whole rows: 32 rows of pairs. They lie where the
-/// stage's queries and gradients were, which nobody needs any more. The 32 bytes of each group of 8 columns are permuted by the row, so
-/// that the four rows that are written at once do not meet in a bank.
+/// A warp's dQ sums of a stage on their way from fragments, whose eight rows would be as many requests, to
+/// whole lines of one row. They lie where the stage's queries and gradients were, which nobody needs any
+/// more. The 32 bytes of each group of 8 columns are permuted by the row, so that the four rows that are
+/// written at once do not meet in a bank.
 template <int columns>
 struct SumTile {
   static constexpr int kGroups = columns / 8;
@@ -295,20 +303,20 @@ struct SumTile {
 /// Adds dQ of a stage's rows to the sums of all key tiles.
 template <typename T, int head_dim>
 __device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, int stage_at, int stage,
-                                   const QueryPart<Backward<T, head_dim>::kChunk>& part) {
+                                   int count, const QueryPart<Backward<T, head_dim>::kChunk>& part) {
   using Layout = Backward<T, head_dim>;
-  constexpr int kColumns = Layout::kChunk / 2, kGroups = kColumns / 8, kPairs = kColumns / 2;
+  constexpr int kColumns = Layout::kChunk / 2, kGroups = kColumns / 8;
   using Sums = SumTile<kColumns>;
   static_assert(kWarps * Sums::kBytes <= 2 * Layout::Rows::kBytes);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first_column = warp % 2 * kColumns;
-  const float* numbers =
-      reinterpret_cast<const float*>(block.shared + stage_at + Layout::kNumbersAt) + 2 * kTile + warp / 2 * 32;
+  const float* numbers = reinterpret_cast<const float*>(block.shared + stage_at + Layout::kNumbersAt) +
+                         2 * kTile + warp / 2 * 32;
   char* sums = block.shared + stage_at + warp * Sums::kBytes;
   uint32_t scales[kGroups];
 #pragma unroll
   for (int n = 0; n < kGroups; ++n)
-    scales[n] = reinterpret_cast<const uint32_t*>(block.shared + Layout::kColumnsAt)[first_column / 2 + n * 4 +
-                                                                                     lane % 4];
+    scales[n] = reinterpret_cast<const uint32_t*>(block.shared +
+                                                  Layout::kColumnsAt)[first_column / 2 + n * 4 + lane % 4];
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     const int row = r * 8 + lane / 4;
@@ -322,30 +330,36 @@ __device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, int 
     }
   }
   __syncwarp();
+  constexpr int kPairs = kColumns / 2, kBatch = 8;
   unsigned long long* out = block.launch.grad_query_sum +
-                            sum_index(block.launch.params.shape, block.place.row_index,
-                                      block.place.first_column + first_column) +
-                            lane % kPairs;
-  // As many rows at once as a warp has lanes for, in whole lines.
-  constexpr int kAtOnce = 32 / kPairs > 0 ? 32 / kPairs : 1;
-  const int pair = lane % kPairs;
-  const int* rows = block.stream.rows[stage] + warp / 2 * 32;
-  const int count =
-      lane < kAtOnce * kPairs ? block.stream.counts[stage] - warp / 2 * 32 - lane / kPairs : 0;
-#pragma unroll 8
-  for (int first = 0; first < 32; first += kAtOnce) {
-    const int row = first + lane / kPairs;
-    const unsigned long long sum =
-        *reinterpret_cast<const unsigned long long*>(sums + Sums::offset(row, pair / 4) + pair % 4 * 8);
-    add_where(out + int64_t{rows[row]} * (head_dim / 2), sum, first < count);
+                            (block.place.row_index * head_dim + block.place.first_column + first_column) / 2;
+  const RowNumber* rows = block.rows(stage) + warp / 2 * 32;
+  count -= warp / 2 * 32;
+  // Loads by eights, that they do not wait for each other.
+#pragma unroll 1
+  for (int first = 0; first < 32 * kPairs; first += kBatch * 32) {
+    unsigned long long batch[kBatch];
+    int rows_of[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int at = first + i * 32 + lane, row = at / kPairs, pair = at % kPairs;
+      batch[i] =
+          *reinterpret_cast<const unsigned long long*>(sums + Sums::offset(row, pair / 4) + pair % 4 * 8);
+      rows_of[i] = rows[row];
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int at = first + i * 32 + lane;
+      add_below(out + int64_t{rows_of[i]} * (head_dim / 2) + at % kPairs, batch[i], at / kPairs, count);
+    }
   }
 }
 
-/// dQ of the stage's rows, from dS in shared memory. crossed: warps (as bits) whose 16 keys hold a weight; the
-/// others did not write their dS.
+/// dQ of the stage's rows, from dS in shared memory. crossed: warps (as bits) whose 16 keys hold a weight;
+/// the others did not write their dS.
 template <typename T, int head_dim>
 __device__ inline void add_grad_query(const BackwardBlock<T, head_dim>& block, int stage_at, int crossed,
-                                      int stage) {
+                                      int stage, int count) {
   using Layout = Backward<T, head_dim>;
   constexpr int kColumns = Layout::kChunk / 2;
   const int row = threadIdx.x / 64 * 32, column = block.place.first_column + threadIdx.x / 32 % 2 * kColumns;
@@ -366,7 +380,7 @@ __device__ inline void add_grad_query(const BackwardBlock<T, head_dim>& block, i
       }
     }
   }
-  add_to_sums(block, stage_at, stage, part);
+  add_to_sums(block, stage_at, stage, count, part);
 }
 
 /// Loads the keys and values of the block and the columns' inverse quanta.
@@ -385,8 +399,7 @@ __device__ inline void load_keys_and_values(const BackwardBlock<T, head_dim>& bl
   commit_copies();
   const int64_t kv_index = int64_t{block.place.batch} * p.shape.kv_heads + block.place.kv_head;
   uint32_t* columns = reinterpret_cast<uint32_t*>(block.shared + Layout::kColumnsAt);
-  const float* maxima =
-      block.launch.column_maximum + kv_index * p.shape.head_dim + block.place.first_column;
+  const float* maxima = block.launch.column_maximum + kv_index * p.shape.head_dim + block.place.first_column;
   for (int i = threadIdx.x; i < Layout::kChunk / 2; i += kThreads)
     columns[i] = pack_powers(column_quanta(maxima[2 * i]), column_quanta(maxima[2 * i + 1]));
   wait_copies<0>();
@@ -405,21 +418,21 @@ struct KeyGradients {
   float value[Backward<T, head_dim>::kChunk / 8][4] = {};
 };
 
-/// Products of keys (rows of s, from first_key_row of the tile on) with gathered rows -> z; -infinity where the
-/// pair does not exist.
+/// Products of keys (rows of s, from first_key_row of the tile on) with gathered rows -> z; -infinity where
+/// the pair does not exist.
 __device__ inline void to_z_of_rows(Scores<1>& s, const PairRule& rule, float z_scale, int first_key_row,
-                                    const int* rows, int offset) {
+                                    const RowNumber* rows, int first_position) {
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
-    const int2 pair = *reinterpret_cast<const int2*>(rows + element_column(n, 0));
+    const uint32_t pair = *reinterpret_cast<const uint32_t*>(rows + element_column(n, 0));
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int key = rule.first_key + first_key_row + element_row(e);
       // How far the query stands behind the key, in fp32: exact below 2^24 tokens.
-      const int behind = (e % 2 == 0 ? pair.x : pair.y) + offset - key;
+      const int behind = static_cast<int>(e % 2 == 0 ? pair & 0xFFFF : pair >> 16) + first_position - key;
       const bool exists = key < rule.keys && (!rule.causal || behind >= 0);
-      s[0][n][e] = exists ? fmaf(s[0][n][e], z_scale, -rule.slope * fabsf(static_cast<float>(behind)))
-                          : -kInfinity;
+      s[0][n][e] =
+          exists ? fmaf(s[0][n][e], z_scale, -rule.slope * fabsf(static_cast<float>(behind))) : -kInfinity;
     }
   }
 }
@@ -427,7 +440,7 @@ __device__ inline void to_z_of_rows(Scores<1>& s, const PairRule& rule, float z_
 /// dK and dV of this warp's 16 keys from a stage of rows, and its dS into shared memory. False where no pair
 /// has weight: then nothing was written.
 template <typename T, int head_dim>
-__device__ inline bool add_grad_key_value(const BackwardBlock<T, head_dim>& block, const int* rows,
+__device__ inline bool add_grad_key_value(const BackwardBlock<T, head_dim>& block, const RowNumber* rows,
                                           int stage_at, KeyGradients<T, head_dim>& grads) {
   using Layout = Backward<T, head_dim>;
   using Rows = typename Layout::Rows;
@@ -440,9 +453,9 @@ __device__ inline bool add_grad_key_value(const BackwardBlock<T, head_dim>& bloc
       s, [&](int, int k) { return Rows::left(block.address(Layout::kKeyAt), warp_row, k * 16); }, query);
   const float z_scale = block.launch.z_scale;
   // Rows come tile by tile: none lies before the first one's tile.
-  const PairRule rule = block.rule(rows[0] / kTile);
+  const PairRule rule = block.rule(block.place.span + rows[0] / kTile);
   const bool plain = rule.slope == 0 && rule.all_visible(0, kTile);
-  if (!plain) to_z_of_rows(s, rule, z_scale, warp_row, rows, block.place.document.offset());
+  if (!plain) to_z_of_rows(s, rule, z_scale, warp_row, rows, block.position_of_span());
   const float factor = plain ? z_scale : 1;
   uint32_t bits = 0;  // of any u: 0 if all are
 #pragma unroll
@@ -517,7 +530,7 @@ __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
     entmax_backward_kernel(const __grid_constant__ Launch launch, int buffers) {
   using Layout = Backward<T, head_dim>;
   extern __shared__ __align__(16) char shared[];
-  __shared__ __align__(16) RowStream stream;
+  __shared__ __align__(16) RowNumber ring[kRing];
   __shared__ int crossed[2];  ///< of even and odd stages
   __shared__ __align__(16) char place_memory[sizeof(KeyPlace)];
   KeyPlace& place = *reinterpret_cast<KeyPlace*>(place_memory);
@@ -537,22 +550,26 @@ __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
     place.key_tile = tile - place.document.key_tile_begin;
     place.first_column = head_and_chunk % Layout::kChunks * Layout::kChunk;
     place.member = -1;
+    place.span_end = place.document.row_tiles();
   }
   __syncthreads();
   if (place.key_tile * kTile >= place.document.k_length) return;
-  const BackwardBlock<T, head_dim> block{launch, place, stream, shared};
+  const BackwardBlock<T, head_dim> block{launch, place, ring, shared};
   load_keys_and_values<T, head_dim>(block);
 
   KeyGradients<T, head_dim> grads;
   if (threadIdx.x < 2) crossed[threadIdx.x] = 0;
-  const auto next = [](int stage) { return stage == RowStream::kStages - 1 ? 0 : stage + 1; };
-  while (block.next_head()) {
-    if (threadIdx.x < 32) block.begin_rows();
+  while (block.next_span()) {
+    RowList list = block.begin_list();
+    block.list_rows(list, 1);
     __syncthreads();
-    if (stream.counts[0] > 0) block.load_stage(0, 0);
-    int buffer = 0;
-    for (int stage = 0; stream.counts[stage] > 0; stage = next(stage), buffer ^= 1) {
-      const auto begin = [&] { return Layout::kStageAt + (buffers == 2 ? buffer : 0) * Layout::kStageBytes; };
+    if (list.listed > 0) block.load_stage(0, list.count(0), 0);
+    int stage = 0;
+#pragma unroll 1
+    for (; list.count(stage) > 0; ++stage) {
+      const auto begin = [&] {
+        return Layout::kStageAt + (buffers == 2 ? stage % 2 : 0) * Layout::kStageBytes;
+      };
       wait_copies<0>();
       __syncthreads();
       if (place.broken) {
@@ -560,21 +577,21 @@ __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
         clear_broken<T, head_dim>(shared + begin());
         __syncthreads();
       }
-      if (threadIdx.x == 0) crossed[buffer ^ 1] = 0;
-      const bool more = stream.counts[next(stage)] > 0;
-      if (buffers == 2 && more) block.load_stage(next(stage), 1 - buffer);
-      if (threadIdx.x < 32 && more) block.list_rows(next(next(stage)));
-      if (add_grad_key_value<T, head_dim>(block, stream.rows[stage], begin(), grads) &&
+      if (threadIdx.x == 0) crossed[(stage + 1) % 2] = 0;
+      if (buffers == 2 && list.count(stage + 1) > 0)
+        block.load_stage(stage + 1, list.count(stage + 1), (stage + 1) % 2);
+      block.list_rows(list, stage + 2);
+      if (add_grad_key_value<T, head_dim>(block, block.rows(stage), begin(), grads) &&
           threadIdx.x % 32 == 0) {
-        atomicOr(&crossed[buffer], 1 << threadIdx.x / 32);
+        atomicOr(&crossed[stage % 2], 1 << threadIdx.x / 32);
       }
       __syncthreads();
-      asm volatile("" : "+r"(buffer), "+r"(stage));  // addresses are not kept in registers meanwhile
-      if (crossed[buffer] != 0)
-        add_grad_query<T, head_dim>(block, begin(), crossed[buffer], stage);
+      asm volatile("" : "+r"(stage));  // addresses are not kept in registers meanwhile
+      if (crossed[stage % 2] != 0)
+        add_grad_query<T, head_dim>(block, begin(), crossed[stage % 2], stage, list.count(stage));
       if (buffers == 1) {
         __syncthreads();
-        if (more) block.load_stage(next(stage), 0);
+        if (list.count(stage + 1) > 0) block.load_stage(stage + 1, list.count(stage + 1), 0);
       }
     }
     __syncthreads();

@@ -57,7 +57,7 @@ cudaError_t choose_stages(int& stages) {
         cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device)}) {
     if (error != cudaSuccess) return error;
   }
-  constexpr int kStatic = 1264;  // at most
+  constexpr int kStatic = 1280;  // at most
   const auto blocks = [&](int count) {
     const int bytes = Layout::shared_bytes(count) + kStatic;
     return bytes > per_block ? 0 : std::min(Layout::kBlocks, per_processor / (bytes + reserved));
@@ -73,8 +73,8 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
   int stages = 0;
   if (const cudaError_t error = choose_stages<T, head_dim>(stages); error != cudaSuccess) return error;
   // broken_rows, value_maximum, column_maximum and grad_query_sum lie one after the other.
-  const char* end =
-      reinterpret_cast<const char*>(launch.grad_query_sum + sum_index(s, int64_t{s.batch} * s.heads * s.q_tokens, 0));
+  const char* end = reinterpret_cast<const char*>(launch.grad_query_sum +
+                                                  int64_t{s.batch} * s.heads * s.q_tokens * head_dim / 2);
   const size_t sums = static_cast<size_t>(end - reinterpret_cast<const char*>(launch.broken_rows));
   if (const cudaError_t error = cudaMemsetAsync(launch.broken_rows, 0, sums, stream); error != cudaSuccess)
     return error;

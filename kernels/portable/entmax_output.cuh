@@ -27,7 +27,10 @@ namespace asplash::kernels::portable {
 /// of mean_value, above kMeanTolerance: only rows whose support is a crowd near the threshold come there
 /// first; rows of normal scores stay below 0.01. Others: |M - 1| above; r < 2: w is steep, r =
 /// 1: even jumps, where p becomes 0, so that a threshold slightly off shows in the gradients.
-constexpr float kCurvatureTolerance = 5e-4F;
+#ifndef ASPLASH_CURVATURE_TOLERANCE
+#define ASPLASH_CURVATURE_TOLERANCE 5e-4F
+#endif
+constexpr float kCurvatureTolerance = ASPLASH_CURVATURE_TOLERANCE;
 constexpr float kMeanTolerance = 0.02F;
 constexpr float kMassTolerance = 1e-2F;
 constexpr float kSteepMassTolerance = 5e-4F;
@@ -292,7 +295,8 @@ struct Outcome {
   float distance[2] = {0, 0};  ///< from taken_at to the threshold
   bool again = false;
 };
-__device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float exponent, float* crowd, bool last_try) {
+__device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float exponent, float* crowd,
+                                bool last_try) {
   const float tolerance = exponent > 2 ? kMassTolerance : kSteepMassTolerance;
   Outcome outcome;
 #pragma unroll

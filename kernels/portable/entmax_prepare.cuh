@@ -133,8 +133,8 @@ __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __gri
     // Integers cannot tell that a gradient of the output was not finite; delta can.
     const bool broken = isnan(p.tau[index]) || !(fabsf(launch.delta[index]) < kInfinity);
     const float factor = broken ? NAN : p.scale / launch.row_quanta[index];
-    const ulonglong2* sums =
-        reinterpret_cast<const ulonglong2*>(launch.grad_query_sum + sum_index(p.shape, index, group * 8));
+    const ulonglong2* sums = reinterpret_cast<const ulonglong2*>(launch.grad_query_sum +
+                                                                 (index * p.shape.head_dim + group * 8) / 2);
     const auto pair = [&](unsigned long long sum, int column) {
       const int2 parts = PairOfSums::parts(sum);
       const float* maximum = maxima + group * 8 + column;

@@ -279,15 +279,14 @@ __device__ void solve_rows(const Block& block, typename Block::Rows& state, floa
   const int row = block.warp_row() + own / 16 * kTile + own % 16;
   const bool has_bound = fabsf(lower) < kInfinity;
   if (has_bound) {
-    bounds = solve_histogram<final>(block.histogram(row), lower + 1, anchor, block.launch.exponent,
-                                    block.format);
+    bounds =
+        solve_histogram<final>(block.histogram(row), lower + 1, anchor, block.launch.exponent, block.format);
     bounds.lower = fmaxf(bounds.lower, lower);
     bounds.estimate = fmaxf(bounds.estimate, bounds.lower);
   }
   __syncwarp();  // Lanes beyond the warp's rows repeat others' work: they read what is cleared next.
   if (final) {
-    if (lane == own && row < block.place.rows)
-      block.launch.crowd[block.place.row_index + row] = bounds.crowd;
+    if (lane == own && row < block.place.rows) block.launch.crowd[block.place.row_index + row] = bounds.crowd;
   } else if (has_bound && lane == own) {
     move_window(block.histogram(row), lower + 1, bounds.lower + 1, anchor, 0, 1);
   }

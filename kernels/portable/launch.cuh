@@ -27,13 +27,13 @@ struct Launch {
   int32_t* key_tile_begin = nullptr;
   KeyTileFacts* key_facts = nullptr;  ///< [batch, kv_heads, key_tiles]
   float* lower = nullptr;             ///< [batch, heads, q_tokens]: lower bound of the threshold
-  float* crowd = nullptr;             ///< [batch, heads, q_tokens]: at most so many scores lie between it and tau
-  float* delta = nullptr;             ///< [batch, heads, q_tokens]: dO . mean
+  float* crowd = nullptr;       ///< [batch, heads, q_tokens]: at most so many scores lie between it and tau
+  float* delta = nullptr;       ///< [batch, heads, q_tokens]: dO . mean
   float* row_quanta = nullptr;  ///< [batch, heads, q_tokens]: dQ is summed in multiples of 1 / (it times a
                                 ///< column's)
   int* broken_rows = nullptr;   ///< [batch, heads]: not 0 if a row may hold numbers that are not finite
-  float* column_maximum = nullptr;    ///< [batch, kv_heads, head_dim]: largest |k| that is finite
-  float* value_maximum = nullptr;     ///< [batch, kv_heads]: largest |v| (norm) of finite numbers
+  float* column_maximum = nullptr;  ///< [batch, kv_heads, head_dim]: largest |k| that is finite
+  float* value_maximum = nullptr;   ///< [batch, kv_heads]: largest |v| (norm) of finite numbers
   /// [batch, heads, q_tokens, head_dim / 2]: two sums in each (PairOfSums)
   unsigned long long* grad_query_sum = nullptr;
 };

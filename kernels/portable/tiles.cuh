@@ -55,13 +55,14 @@ struct Tile {
     }
   }
 
-  /// Starts the copy of kTile rows of two sources whose numbers `rows` lists, in shared memory.
-  static __device__ void gather(const int* rows, uint32_t tile, const T* source, int row_stride,
-                                uint32_t other_tile, const T* other_source, int other_row_stride) {
+  /// Starts the copy of kTile rows of two sources; row(slot) is the number of the one that goes to a slot.
+  template <typename Row>
+  static __device__ void gather(Row row, uint32_t tile, const T* source, int row_stride, uint32_t other_tile,
+                                const T* other_source, int other_row_stride) {
     constexpr int kUnits = columns / 8, kCopies = kTile * kUnits / kThreads;
     int numbers[kCopies];
 #pragma unroll
-    for (int i = 0; i < kCopies; ++i) numbers[i] = rows[(threadIdx.x + i * kThreads) / kUnits];
+    for (int i = 0; i < kCopies; ++i) numbers[i] = row((threadIdx.x + i * kThreads) / kUnits);
     const auto copy = [&](uint32_t to, const T* from, int stride) {
       if constexpr (kThreads % kUnits == 0) {
         // One thread, one unit of many rows: each address is one multiplication and addition.
@@ -251,8 +252,8 @@ __device__ inline void make_list(int base, int limit, int* list, int& listed, Ac
   __syncthreads();
 }
 
-/// Which of a tile's rows may give weight to a tile of keys: x has the bits of rows 0 to 31, y of 32 to 63, as
-/// ballots over fragments give them.
+/// Which of a tile's rows may give weight to a tile of keys: x has the bits of rows 0 to 31, y of 32 to 63,
+/// as ballots over fragments give them.
 __device__ inline int row_of_bit(int bit) { return bit % 4 / 2 * 16 + bit % 2 * 8 + bit / 4; }
 
 /// Row bits in memory have `bytes` for each key tile; where that is less than 8, bits stand for several rows.
@@ -269,10 +270,9 @@ __device__ inline void store_row_bits(uint32_t* of_row_tile, int key_tile, int b
 }
 __device__ inline uint2 load_row_bits(const uint32_t* of_row_tile, int key_tile, int bytes) {
   if (bytes == 8) return reinterpret_cast<const uint2*>(of_row_tile)[key_tile];
-  const uint32_t bits = bytes == 4 ? of_row_tile[key_tile]
-                        : bytes == 2
-                            ? reinterpret_cast<const uint16_t*>(of_row_tile)[key_tile] * 0x10001U
-                            : reinterpret_cast<const uint8_t*>(of_row_tile)[key_tile] * 0x1010101U;
+  const uint32_t bits = bytes == 4   ? of_row_tile[key_tile]
+                        : bytes == 2 ? reinterpret_cast<const uint16_t*>(of_row_tile)[key_tile] * 0x10001U
+                                     : reinterpret_cast<const uint8_t*>(of_row_tile)[key_tile] * 0x1010101U;
   return {bits, bits};
 }
 

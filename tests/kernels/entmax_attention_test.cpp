@@ -115,6 +115,16 @@ void add_shapes(std::vector<Case>& cases) {
   cases.push_back({"no_keys", rectangle(70, 0)});
   cases.push_back({"no_queries", rectangle(0, 70)});
   cases.push_back({"long_decode", rectangle(1, 5000)});
+  // Row bits for 1, 2, 4 and 8 rows, and more rows than the backward lists in one go.
+  for (const auto& [q_tokens, k_tokens] :
+       {std::pair(70, 32768), {70, 32769}, {67, 65537}, {40, 131073}, {66000, 70}}) {
+    const auto long_problem = with(rectangle(q_tokens, k_tokens, k_tokens > q_tokens), [](auto& p) {
+      p.heads = p.kv_heads = 1;
+      p.head_dim = 32;
+      p.scale = 0.177F;
+    });
+    cases.push_back({"long_" + std::to_string(q_tokens) + "_of_" + std::to_string(k_tokens), long_problem});
+  }
   cases.push_back({"batch_3", with(square(150), [](auto& p) { p.batch = 3; })});
   cases.push_back({"batch_300", with(square(3, 32, 1), [](auto& p) { p.batch = 300; })});
   for (const int group : {2, 4, 7, 8}) {

@@ -76,7 +76,8 @@ TEST(EntmaxInterface, TilesAreCounted) {
   shape.type = ElementType::fp32;
   EXPECT_EQ(shape.mask_words(), 3) << "no row bits";
   shape.type = ElementType::fp16;
-  for (const auto& [tokens, bytes] : {std::pair(32768, 8), {32769, 4}, {65537, 2}, {131073, 1}, {1 << 20, 1}}) {
+  for (const auto& [tokens, bytes] :
+       {std::pair(32768, 8), {32769, 4}, {65537, 2}, {131073, 1}, {1 << 20, 1}}) {
     shape.k_tokens = tokens;
     EXPECT_EQ(shape.row_bytes(), bytes) << tokens;
     EXPECT_EQ(shape.mask_words() % 2, 0) << tokens;

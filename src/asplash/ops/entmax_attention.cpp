@@ -226,8 +226,7 @@ ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const
   const c10::SymInt k_tokens = key.sym_size(2), key_tiles = (k_tokens + 63) / 64;
   const int64_t row_bytes = k_tokens <= 32768 ? 8 : k_tokens <= 65536 ? 4 : k_tokens <= 131072 ? 2 : 1;
   c10::SymInt words = (key_tiles + 31) / 32;
-  if (query.scalar_type() != at::kFloat)
-    words = (words + 1) / 2 * 2 + (key_tiles * row_bytes + 7) / 8 * 2;
+  if (query.scalar_type() != at::kFloat) words = (words + 1) / 2 * 2 + (key_tiles * row_bytes + 7) / 8 * 2;
   return {out,
           tau,
           at::empty_symint(query.sym_sizes(), options),
