@@ -188,8 +188,14 @@ struct BackwardBlock {
   __device__ uint2 row_bits(int row_tile) const {
     const EntmaxAttentionShape& shape = launch.params.shape;
     if (row_tile >= place.span_end) return {0, 0};
-    return load_row_bits(place.row_bits + int64_t{row_tile} * shape.mask_words(), place.key_tile,
-                         shape.row_bytes());
+    uint2 bits = load_row_bits(place.row_bits + int64_t{row_tile} * shape.mask_words(), place.key_tile,
+                               shape.row_bytes());
+    const int rows = place.document.q_length - row_tile * kTile;
+    if (rows < kTile && shape.row_bytes() < 8) {  // a bit may stand for rows that do not exist, too
+      const uint2 existing = bits_of_rows(rows);
+      bits = {bits.x & existing.x, bits.y & existing.y};
+    }
+    return bits;
   }
   __device__ RowList begin_list() const {
     const int lane = threadIdx.x % 32;

@@ -419,7 +419,7 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
   }
   __syncthreads();
   if (place.rows == 0) {  // a row tile beyond the last document's
-    for (int i = threadIdx.x; i < p.shape.tile_words(); i += kThreads) p.tile_mask[place.mask_at + i] = 0;
+    for (int i = threadIdx.x; i < p.shape.mask_words(); i += kThreads) p.tile_mask[place.mask_at + i] = 0;
     return;
   }
   float value_norm = 0;

@@ -468,9 +468,12 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim>::kBlocks))
     p.tau[place.row_index + row] = broken != 0 ? NAN : block.row_exists(r) ? estimates[r] : kInfinity;
   }
   const int words = p.shape.tile_words();
-  for (int tile = 0; tile * kTile < place.rows; ++tile)
-    for (int i = threadIdx.x; i < words; i += kThreads)
-      p.tile_mask[place.mask_at + tile * p.shape.mask_words() + i] = block.candidates(tile)[i];
+  for (int tile = 0; tile * kTile < place.rows; ++tile) {
+    // No row bits yet: the output pass writes those of the tiles that it looks at.
+    for (int i = threadIdx.x; i < p.shape.mask_words(); i += kThreads)
+      p.tile_mask[place.mask_at + tile * p.shape.mask_words() + i] =
+          i < words ? block.candidates(tile)[i] : 0;
+  }
 }
 
 }  // namespace asplash::kernels::portable

@@ -256,6 +256,16 @@ __device__ inline void make_list(int base, int limit, int* list, int& listed, Ac
 /// as ballots over fragments give them.
 __device__ inline int row_of_bit(int bit) { return bit % 4 / 2 * 16 + bit % 2 * 8 + bit / 4; }
 
+/// The bits of a tile's first `rows` rows.
+__device__ inline uint2 bits_of_rows(int rows) {
+  uint2 bits = {0, 0};
+  for (int bit = 0; bit < 32; ++bit) {
+    bits.x |= (row_of_bit(bit) < rows ? 1U : 0U) << bit;
+    bits.y |= (row_of_bit(bit) + 32 < rows ? 1U : 0U) << bit;
+  }
+  return bits;
+}
+
 /// Row bits in memory have `bytes` for each key tile; where that is less than 8, bits stand for several rows.
 __device__ inline void store_row_bits(uint32_t* of_row_tile, int key_tile, int bytes, uint2 bits) {
   const uint32_t halves = bits.x | bits.y, quarters = halves | halves >> 16;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds with sanitizers and runs the tests: all CPU tests with the address and undefined-behaviour sanitizers, and
 # with the thread sanitizer those of the parts that have threads of their own (logging, progress, packer, loader,
-# background saving).
+# background saving). libtorch is not instrumented, and OpenMP's barriers are unknown to the thread sanitizer: it
+# runs with one OpenMP thread.
 #
 #   scripts/reliability/sanitizers.sh [debug|tsan] [CTEST_ARGUMENT...]      both, if none is named
 #
@@ -29,4 +30,7 @@ for preset in "${presets[@]}"; do
   with_progress "build-$preset" cmake --build "$folder" --parallel "$(build_jobs)"
   step "run the tests of $preset"
   ctest --preset "$preset" --no-tests=error "$@"
+  if [ "$preset" = tsan ]; then
+    OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1 "$folder/tests/train/asplash_train_tests" --gtest_filter='SaverTest.*'
+  fi
 done
