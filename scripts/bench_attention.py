@@ -49,6 +49,7 @@ def parse():
     parser.add_argument("--accuracy", action="store_true", help="measure errors, not times")
     parser.add_argument("--captured", nargs="*", default=[], metavar="FILE",
                         help="accuracy: also on what a model computes, files of asplash-eval --capture")
+    parser.add_argument("--cases", nargs="*", default=[], metavar="TEXT", help="accuracy: only cases with that in their names")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     return parser.parse_args()
 
@@ -225,7 +226,8 @@ def main():
     if not torch.cuda.is_available():
         sys.exit("no CUDA device: nothing to time")
     if options.accuracy:
-        missed = accuracy.run(impls.load(options.library, options.adasplash), options.captured)
+        missed = accuracy.run(impls.load(options.library, options.adasplash), options.captured,
+                              options.cases)
     else:
         bench = Bench(options)
         try:

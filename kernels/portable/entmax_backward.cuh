@@ -2,8 +2,8 @@
 
 #include "portable/tiles.cuh"
 
-/// Backward: one block of four warps takes 64 keys through the row tiles, of all query heads of its group,
-/// whose mask names them: five products a tile pair.
+/// Backward: one block of four warps takes 64 keys through the rows that give one of them weight, of all query
+/// heads of its group, in stages of 64: five products a stage. The rows are gathered (entmax_row_list.cuh).
 ///
 ///     w_ij = u_ij^(r - 1)     delta_i = dO_i . mean_i     dS_ij = w_ij (dO_i . v_j - delta_i)
 ///     dV_j = sum_i p_ij dO_i     dK_j = scale sum_i dS_ij q_i     dQ_i = scale sum_j dS_ij k_j
@@ -20,13 +20,17 @@
 ///
 /// Warps own 16 keys, for dQ 32 rows and half of the columns; dS crosses over in shared memory.
 ///
-/// Story, for 16k tokens and 16 heads of 128 on an H200 (dense: 2.75 TFLOP), dense and with 70 % zero tiles:
+/// Story, for 16k tokens and 16 heads of 128 on an H200 (dense: 2.75 TFLOP), without and with 70 % zero tiles:
 /// (1) warps take 16 rows for dQ, each of its numbers checked to exist: 12.9 and 3.9 ms, 1600 instructions a
 /// warp and tile pair of which 320 are products. (2) dQ by 32 rows and half of the columns, unchecked where
 /// all rows exist, tau and delta by cp.async: 11.2 and 3.6 ms. (3) Fragments loaded two products ahead, dP by
-/// halves: 10.9 and 3.5 ms. What is left is shared memory: its pipe is busy two thirds of the time, 336 KiB a
-/// tile pair; quadrants of 32 keys x 32 rows would read a fifth less, but P must then cross over, too, and
-/// two blocks no longer fit at 128 columns.
+/// halves: 10.9 and 3.5 ms. What was left then was shared memory: its pipe busy two thirds of the time, 336 KiB
+/// a tile pair. (4) Models turned out to give 1 % of the pairs weight and to touch every tile
+/// (docs/sparsity.md): rows gathered, a third of the stages: 5.3 and 3.0 ms, a stage half again as long as a
+/// tile pair was. Rows listed by one warp or by all, 1965 or 1700 instructions: no difference. Additions to dQ
+/// row by row of a fragment, transposed by shuffles (2365 instructions), through shared memory: 5.3, 5.3, 5.1.
+/// As 32-bit integers: 5.9; their number is what counts. (5) So 5.1 and 2.9 ms. Without the additions it would
+/// be 4.1, without all of dQ 3.1, listing, gathering and the first product alone 1.2.
 namespace asplash::kernels::portable {
 
 /// dS of a tile pair in shared memory: 64 keys x 64 rows of 16-bit numbers, without padding: two blocks just

@@ -7,10 +7,11 @@ import torch
 
 from . import impls, inputs
 
-#: Relative Frobenius errors that a case must keep to in bf16, whatever the head size; on scores as sharp as
-#: "gauss 3" (standard deviation 9) dq may be off by SHARP_DQ.
+#: Relative Frobenius errors that a case must keep to in bf16, whatever the head size: those of AdaSplash-2 at 64. SHARP:
+#: the same on scores of standard deviation 9 ("gauss 3"), where rows have few keys and dO.v and delta cancel; also for
+#: captured inputs, whose last layers are as sharp.
 GOALS = {"out": 0.0024, "dq": 0.0046, "dk": 0.0032, "dv": 0.0024}
-SHARP_DQ = 0.011
+SHARP = {"dq": 0.011, "dk": 0.0104}
 MASS_GOAL = 1e-3
 
 
@@ -116,6 +117,7 @@ def cases(captured):
     heads = 4
     for head_dim in (64, 128):
         yield f"nearly uniform, 512, d = {head_dim}", inputs.gaussian(512, head_dim, 0.1, heads), None
+        yield f"nearly uniform, 4096, d = {head_dim}", inputs.gaussian(4096, head_dim, 0.1, heads), None
         yield f"gauss 1, 2048, d = {head_dim}", inputs.gaussian(2048, head_dim, 1, heads), None
         yield f"gauss 3, 2048, d = {head_dim}", inputs.gaussian(2048, head_dim, 3, heads), None
         yield f"tiles 0.8, 4096, d = {head_dim}", inputs.tiles(4096, head_dim, 0.8, heads), None
@@ -135,11 +137,13 @@ def show(case, name, found):
                                              for key in ("out", "dq", "dk", "dv", "mass", "mass of tau")), flush=True)
 
 
-def run(implementations, captured):
-    """Prints a table; returns the goals that ours misses."""
+def run(implementations, captured, wanted):
+    """Prints a table; returns the goals that ours misses. wanted: parts of the cases' names, none: all cases."""
     missed = []
     print(f"{'relative Frobenius error':<43} {'out':>9} {'dq':>9} {'dk':>9} {'dv':>9} {'|sum p-1|':>9} {'of tau':>9}")
     for case, tensors, slopes in cases(captured):
+        if wanted and not any(part in case for part in wanted):
+            continue
         grad = torch.randn(tensors[0].shape, device="cuda").to(tensors[0].dtype)
         expected, exact = reference(*tensors, grad, slopes)
         for name in ("adasplash2", "asplash"):
@@ -163,8 +167,8 @@ def run(implementations, captured):
             if name == "asplash":
                 print(f"{'':<30} rows final after 1, 2, 3, more passes: {passes}")
                 goals = {**GOALS, "mass of tau": MASS_GOAL}
-                if case.startswith("gauss 3"):
-                    goals["dq"] = SHARP_DQ
+                if case.startswith("gauss 3") or ".safetensors" in case:
+                    goals.update(SHARP)
                 missed += [f"{case}: {key} is {found[key]:.2g}, at most {most} wanted"
                            for key, most in goals.items() if not found[key] <= most]
     return missed
