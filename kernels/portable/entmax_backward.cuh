@@ -1,9 +1,11 @@
 #pragma once
 
-#include "portable/tiles.cuh"
+#include "portable/entmax_query_sums.cuh"
+#include "portable/entmax_row_list.cuh"
 
-/// Backward: one block of four warps takes 64 keys through the rows that give one of them weight, of all query
-/// heads of its group, in stages of 64: five products a stage. The rows are gathered (entmax_row_list.cuh).
+/// Backward: one block of four warps takes 64 keys through the rows that give one of them weight, of all
+/// query heads of its group, in stages of 64: five products a stage. The rows are gathered
+/// (entmax_row_list.cuh).
 ///
 ///     w_ij = u_ij^(r - 1)     delta_i = dO_i . mean_i     dS_ij = w_ij (dO_i . v_j - delta_i)
 ///     dV_j = sum_i p_ij dO_i     dK_j = scale sum_i dS_ij q_i     dQ_i = scale sum_j dS_ij k_j
@@ -20,17 +22,18 @@
 ///
 /// Warps own 16 keys, for dQ 32 rows and half of the columns; dS crosses over in shared memory.
 ///
-/// Story, for 16k tokens and 16 heads of 128 on an H200 (dense: 2.75 TFLOP), without and with 70 % zero tiles:
-/// (1) warps take 16 rows for dQ, each of its numbers checked to exist: 12.9 and 3.9 ms, 1600 instructions a
-/// warp and tile pair of which 320 are products. (2) dQ by 32 rows and half of the columns, unchecked where
-/// all rows exist, tau and delta by cp.async: 11.2 and 3.6 ms. (3) Fragments loaded two products ahead, dP by
-/// halves: 10.9 and 3.5 ms. What was left then was shared memory: its pipe busy two thirds of the time, 336 KiB
-/// a tile pair. (4) Models turned out to give 1 % of the pairs weight and to touch every tile
-/// (docs/sparsity.md): rows gathered, a third of the stages: 5.3 and 3.0 ms, a stage half again as long as a
-/// tile pair was. Rows listed by one warp or by all, 1965 or 1700 instructions: no difference. Additions to dQ
-/// row by row of a fragment, transposed by shuffles (2365 instructions), through shared memory: 5.3, 5.3, 5.1.
-/// As 32-bit integers: 5.9; their number is what counts. (5) So 5.1 and 2.9 ms. Without the additions it would
-/// be 4.1, without all of dQ 3.1, listing, gathering and the first product alone 1.2.
+/// Story, for 16k tokens and 16 heads of 128 on an H200 (dense: 2.75 TFLOP), without and with 70 % zero
+/// tiles: (1) warps take 16 rows for dQ, each of its numbers checked to exist: 12.9 and 3.9 ms, 1600
+/// instructions a warp and tile pair of which 320 are products. (2) dQ by 32 rows and half of the columns,
+/// unchecked where all rows exist, tau and delta by cp.async: 11.2 and 3.6 ms. (3) Fragments loaded two
+/// products ahead, dP by halves: 10.9 and 3.5 ms. What was left then was shared memory: its pipe busy two
+/// thirds of the time, 336 KiB a tile pair. (4) Models turned out to give 1 % of the pairs weight and to
+/// touch every tile (docs/sparsity.md): rows gathered, a third of the stages: 5.3 and 3.0 ms, a stage half
+/// again as long as a tile pair was. Rows listed by one warp or by all, 1965 or 1700 instructions: no
+/// difference. Additions to dQ row by row of a fragment, transposed by shuffles (2365 instructions), through
+/// shared memory: 5.3, 5.3, 5.1. As 32-bit integers: 5.9; their number is what counts. (5) So 5.1 and 2.9 ms.
+/// Without the additions it would be 4.1, without all of dQ 3.1, listing, gathering and the first product
+/// alone 1.2.
 namespace asplash::kernels::portable {
 
 /// dS of a tile pair in shared memory: 64 keys x 64 rows of 16-bit numbers, without padding: two blocks just
@@ -64,40 +67,6 @@ struct Backward {
   static constexpr int kBlocks = head_dim <= 64 ? 3 : head_dim <= 128 ? 2 : 1;
 };
 
-/// 1 / the smallest power of two that is not below x, which counts as at least 2^low; 1 for 0.
-__device__ inline float inverse_power_above(float x, int low) {
-  if (!(x > 0)) return 1;
-  const uint32_t bits = __float_as_uint(x);
-  const int exponent = static_cast<int>(bits >> 23) + ((bits & 0x7FFFFFU) != 0 ? 1 : 0);
-  return __uint_as_float(static_cast<uint32_t>(254 - min(max(exponent, 127 + low), 252)) << 23);
-}
-/// Quanta in 1, of a row whose sums over keys, divided by the column's largest |k|, are at most `bound`: 2^30
-/// reach it.
-__device__ inline float row_quanta(float bound) { return inverse_power_above(bound, -60) * 0x1p30F; }
-__device__ inline float column_quanta(float largest_key) { return inverse_power_above(largest_key, -30); }
-/// Powers of two lose nothing in the upper halves of their words.
-__device__ inline uint32_t pack_powers(float low, float high) {
-  return __float_as_uint(low) >> 16 | __float_as_uint(high);
-}
-__device__ inline float2 unpack_powers(uint32_t pair) {
-  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000U)};
-}
-
-/// Two sums side by side in 64 bits, so that one addition serves both: what a multiprocessor can send is
-/// limited by the number of additions, not by their size. The low one is signed and borrows from the high
-/// one; no bit of either is lost.
-struct PairOfSums {
-  static __device__ unsigned long long of(int low, int high) {
-    const unsigned long long upper = static_cast<uint32_t>(high);
-    return (upper << 32) + static_cast<unsigned long long>(int64_t{low});
-  }
-  static __device__ int2 parts(unsigned long long sums) {
-    const int low = static_cast<int>(static_cast<uint32_t>(sums));
-    const unsigned long long rest = sums - static_cast<unsigned long long>(int64_t{low});
-    return {low, static_cast<int>(static_cast<uint32_t>(rest >> 32))};
-  }
-};
-
 /// What a block of keys works on; in shared memory, like RowPlace.
 struct KeyPlace {
   Document document;
@@ -113,25 +82,6 @@ struct KeyPlace {
   const uint32_t* row_bits;  ///< of the document's first row tile
   float slope;               ///< (alpha - 1) slope of the head
   bool broken;               ///< some row of the head is
-};
-
-/// The rows that give the keys weight, one after the other, as a ring in shared memory: numbers from the
-/// first of at most kSpanTiles row tiles. They are taken in stages of kTile: one is worked on, one copied,
-/// one listed while four more tiles of rows may come.
-constexpr int kRing = 512;
-constexpr int kSpanTiles = 1024;
-using RowNumber = uint16_t;
-static_assert(kRing >= 3 * kTile + kWarps * kTile && kSpanTiles * kTile <= 65536);
-
-/// Where the listing of rows stands; the same in all threads but for `word`.
-struct RowList {
-  uint2 word;  ///< row bits of tile `group` + lane
-  int group;
-  int next;    ///< tile to be listed
-  int listed;  ///< rows so far
-
-  /// Rows of a stage, 0 after the last.
-  __device__ int count(int stage) const { return min(max(listed - stage * kTile, 0), kTile); }
 };
 
 template <typename T, int head_dim>
@@ -205,38 +155,9 @@ struct BackwardBlock {
     const int lane = threadIdx.x % 32;
     return {row_bits(place.span + lane), place.span, place.span, 0};
   }
-  /// Lists rows up to the end of a stage, or all. Each warp takes one of four tiles. The block must meet
-  /// before it reads them.
   __device__ void list_rows(RowList& list, int stage) const {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t below = (1U << lane) - 1;
-#pragma unroll 1
-    while (list.listed < (stage + 1) * kTile && list.next < place.span_end) {
-      if (list.next >= list.group + 32) {
-        list.group = list.next;
-        list.word = row_bits(list.group + lane);
-      }
-      const int rows = __popc(list.word.x) + __popc(list.word.y), skip = list.next - list.group;
-      const uint32_t active = __ballot_sync(0xFFFFFFFFU, rows != 0) >> skip;
-      const int first = active != 0 ? skip + __ffs(static_cast<int>(active)) - 1 : 32;
-      list.next = list.group + min(first + kWarps, 32);
-      if (active == 0) continue;
-      int at = list.listed;
-#pragma unroll
-      for (int i = 0; i < kWarps; ++i) {
-        const int of_tile = __shfl_sync(0xFFFFFFFFU, rows, (first + i) % 32);
-        if (first + i >= 32) continue;
-        list.listed += of_tile;
-        at += i < warp ? of_tile : 0;
-      }
-      const uint32_t x = __shfl_sync(0xFFFFFFFFU, list.word.x, (first + warp) % 32);
-      const uint32_t y = __shfl_sync(0xFFFFFFFFU, list.word.y, (first + warp) % 32);
-      if (first + warp >= 32) continue;
-      const int row = (list.group + first + warp - place.span) * kTile + row_of_bit(lane);
-      if ((x >> lane & 1) != 0) ring[(at + __popc(x & below)) % kRing] = static_cast<RowNumber>(row);
-      if ((y >> lane & 1) != 0)
-        ring[(at + __popc(x) + __popc(y & below)) % kRing] = static_cast<RowNumber>(row + 32);
-    }
+    list_more_rows(list, ring, stage, place.span, place.span_end,
+                   [&](int row_tile) { return row_bits(row_tile); });
   }
   __device__ int position_of_span() const { return place.span * kTile + place.document.offset(); }
   __device__ const RowNumber* rows(int stage) const { return ring + stage * kTile % kRing; }
@@ -284,30 +205,6 @@ template <int chunk>
 struct QueryPart {
   static constexpr int kColumns = chunk / 2;
   float sum[2][kColumns / 8][4] = {};
-};
-
-/// *sum += x where number < limit, in any order with others and with loads. (A branch would cost more.)
-__device__ inline void add_below(unsigned long long* sum, unsigned long long x, int number, int limit) {
-  asm volatile(
-      "{\n"
-      ".reg .pred yes;\n"
-      "setp.lt.s32 yes, %2, %3;\n"
-      "@yes red.global.add.u64 [%0], %1;\n"
-      "}\n" ::"l"(sum),
-      "l"(x), "r"(number), "r"(limit));
-}
-
-/// A warp's dQ sums of a stage on their way from fragments, whose eight rows would be as many requests, to
-/// whole lines of one row. They lie where the stage's queries and gradients were, which nobody needs any
-/// more. The 32 bytes of each group of 8 columns are permuted by the row, so that the four rows that are
-/// written at once do not meet in a bank.
-template <int columns>
-struct SumTile {
-  static constexpr int kGroups = columns / 8;
-  static constexpr int kBytes = 32 * columns * 4;
-  static __device__ int offset(int row, int group) {
-    return row * columns * 4 + (kGroups % 4 == 0 ? group ^ (row & 3) : group) * 32;
-  }
 };
 
 /// Adds dQ of a stage's rows to the sums of all key tiles.
