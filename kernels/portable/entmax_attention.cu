@@ -2,7 +2,6 @@
 // kernels.
 
 #include <algorithm>
-#include <limits>
 
 #include "asplash/kernels/entmax_attention.h"
 #include "portable/entmax_fp32.h"
@@ -115,9 +114,9 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
 
 bool valid_tensor(const AttentionTensor& t, ElementType type, int tokens) {
   const int64_t unit = type == ElementType::fp32 ? 4 : 8;
-  return tokens == 0 || (t.data != nullptr && t.token_stride <= std::numeric_limits<int>::max() / 4 &&
-                         reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.batch_stride % unit == 0 &&
-                         t.head_stride % unit == 0 && t.token_stride % unit == 0);
+  return tokens == 0 ||
+         (t.data != nullptr && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.batch_stride % unit == 0 &&
+          t.head_stride % unit == 0 && t.token_stride % unit == 0);
 }
 
 bool valid(const EntmaxAttentionParams& p) {
@@ -204,6 +203,8 @@ cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params,
       !portable::valid_tensor(gradients.grad_query, s.type, s.q_tokens) ||
       !portable::valid_tensor(gradients.grad_key, s.type, s.k_tokens) ||
       !portable::valid_tensor(gradients.grad_value, s.type, s.k_tokens) ||
+      params.query.token_stride > kMaximalGatheredStride ||
+      gradients.grad_out.token_stride > kMaximalGatheredStride ||
       (s.q_tokens > 0 && (params.mean_value == nullptr || params.weight_sum == nullptr)))
     return cudaErrorInvalidValue;
   portable::Launch launch = portable::make_launch(params, true);

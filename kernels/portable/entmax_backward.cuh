@@ -36,7 +36,7 @@
 /// alone 1.2.
 namespace asplash::kernels::portable {
 
-/// dS of a tile pair in shared memory: 64 keys x 64 rows of 16-bit numbers, without padding: two blocks just
+/// dS of a stage in shared memory: 64 keys x 64 rows of 16-bit numbers, without padding: two blocks just
 /// fit on a multiprocessor. The 16-byte units of a key are permuted by the key, so that neither the writes
 /// nor the reads of eight keys meet in a bank.
 struct CrossTile {
@@ -200,7 +200,7 @@ __device__ inline void accumulate(float (&acc)[columns / 8][4], const PackedScor
   }
 }
 
-/// A warp's part of a tile's dQ: 32 rows and half of the columns, so that each fragment serves twice.
+/// A warp's part of a stage's dQ: 32 rows and half of the columns, so that each fragment serves twice.
 template <int chunk>
 struct QueryPart {
   static constexpr int kColumns = chunk / 2;

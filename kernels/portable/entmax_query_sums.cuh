@@ -2,8 +2,8 @@
 
 #include "portable/tiles.cuh"
 
-/// How dQ is summed over key tiles as integers, which add without rounding, in any order: quanta, pairs of sums and
-/// their way from fragments to global memory. (entmax_backward.cuh tells why.)
+/// How dQ is summed over key tiles as integers, which add without rounding, in any order: quanta, pairs of
+/// sums and their way from fragments to global memory. (entmax_backward.cuh tells why.)
 namespace asplash::kernels::portable {
 
 /// 1 / the smallest power of two that is not below x, which counts as at least 2^low; 1 for 0.

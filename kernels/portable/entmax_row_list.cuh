@@ -5,9 +5,9 @@
 /// Lists the rows that give a tile of keys weight, from the row bits of the mask.
 namespace asplash::kernels::portable {
 
-/// Rows as a ring in shared memory: numbers from the first row of a span of at most kSpanTiles row tiles. They
-/// are taken in stages of kTile: one is worked on, one copied, one listed while four more tiles of rows may
-/// come.
+/// Rows as a ring in shared memory: numbers from the first row of a span of at most kSpanTiles row tiles.
+/// They are taken in stages of kTile: one is worked on, one copied, one listed while four more tiles of rows
+/// may come.
 constexpr int kRing = 512;
 constexpr int kSpanTiles = 1024;
 using RowNumber = uint16_t;
@@ -24,8 +24,8 @@ struct RowList {
   __device__ int count(int stage) const { return min(max(listed - stage * kTile, 0), kTile); }
 };
 
-/// Lists rows of tiles [span, span_end) up to the end of a stage, or all. row_bits(tile): 0 from span_end on. Each
-/// warp takes one of four tiles. The block must meet before it reads them.
+/// Lists rows of tiles [span, span_end) up to the end of a stage, or all. row_bits(tile): 0 from span_end on.
+/// Each warp takes one of four tiles. The block must meet before it reads them.
 template <typename RowBits>
 __device__ inline void list_more_rows(RowList& list, RowNumber* ring, int stage, int span, int span_end,
                                       RowBits row_bits) {

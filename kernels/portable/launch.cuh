@@ -22,7 +22,7 @@ struct Launch {
   float z_scale = 0;      ///< (alpha - 1) scale
   float slope_scale = 0;  ///< alpha - 1
   float exponent = 2;     ///< r
-  // Parts of the workspace (workspace.h says which call has which).
+  // Parts of the workspace (lay_out in entmax_attention.cu: which call has which).
   int32_t* row_tile_begin = nullptr;  ///< [documents + 1], with cu_seqlens only
   int32_t* key_tile_begin = nullptr;
   KeyTileFacts* key_facts = nullptr;  ///< [batch, kv_heads, key_tiles]

@@ -224,9 +224,14 @@ ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const
   const c10::SymInt documents = cu_seqlens_q ? cu_seqlens_q->sym_size(0) - 1 : c10::SymInt(0);
   const c10::SymInt row_tiles = (q_tokens + 63) / 64 + documents;
   const c10::SymInt k_tokens = key.sym_size(2), key_tiles = (k_tokens + 63) / 64;
-  const int64_t row_bytes = k_tokens <= 32768 ? 8 : k_tokens <= 65536 ? 4 : k_tokens <= 131072 ? 2 : 1;
   c10::SymInt words = (key_tiles + 31) / 32;
-  if (query.scalar_type() != at::kFloat) words = (words + 1) / 2 * 2 + (key_tiles * row_bytes + 7) / 8 * 2;
+  if (query.scalar_type() != at::kFloat) {
+    // row_bytes: 8, 4, 2, 2, 1, ... for the 32768 tokens begun. A comparison would be a guard on the length.
+    const c10::SymInt begun = ((k_tokens + 32767) / 32768).max(1);
+    const auto at_most = [&](int64_t limit) { return (limit / begun).min(1); };  // 1 if begun <= limit
+    const c10::SymInt row_bytes = 1 + at_most(4) + 2 * at_most(2) + 4 * at_most(1);
+    words = (words + 1) / 2 * 2 + (key_tiles * row_bytes + 7) / 8 * 2;
+  }
   return {out,
           tau,
           at::empty_symint(query.sym_sizes(), options),

@@ -84,6 +84,7 @@ at::Tensor readable(const at::Tensor& tensor) {
   for (int64_t dim = 0; dim < 3; ++dim) {
     aligned = aligned && stride_of(tensor, dim) * bytes % kAlignment == 0;
   }
+  aligned = aligned && stride_of(tensor, 2) <= kernels::kMaximalGatheredStride;
   return aligned ? tensor : tensor.clone(at::MemoryFormat::Contiguous);
 }
 

@@ -28,6 +28,9 @@ struct AttentionTensor {
   int64_t token_stride = 0;
 };
 
+/// The token strides of query and grad_out in the backward, which gathers their rows, are at most this.
+constexpr int64_t kMaximalGatheredStride = int64_t{1} << 29;
+
 /// Rows and keys are taken in tiles of kTile, counted from each document's first token.
 constexpr int kTile = 64;
 
@@ -47,8 +50,9 @@ struct EntmaxAttentionShape {
   /// A row tile's mask: words of a bit for each of its document's key tiles, then (not for fp32) row_bytes()
   /// for each of them that say which rows may give its keys weight.
   constexpr int tile_words() const { return (document_tiles() + 31) / 32; }
-  /// 8, a bit a row, up to 32768 keys; then halved as often as these double, so that memory stays linear, but
-  /// no less than 1: bits then stand for 2, 4, 8 rows.
+  /// 8, a bit a row, up to 32768 keys; then halved as often as these double, so that memory stays linear,
+  /// down to 1 beyond 131072 keys: bits then stand for 2, 4, 8 rows. Beyond 262144 keys it grows with their
+  /// square again.
   constexpr int row_bytes() const {
     return type == ElementType::fp32 ? 0
            : k_tokens <= 32768       ? 8
@@ -107,7 +111,7 @@ struct EntmaxAttentionGradients {
   AttentionTensor grad_query, grad_key, grad_value;  ///< written
 };
 
-/// Bytes of workspace, linear in tokens.
+/// Bytes of workspace (without the mask), linear in tokens.
 size_t entmax_forward_workspace(const EntmaxAttentionShape& shape);
 size_t entmax_backward_workspace(const EntmaxAttentionShape& shape);
 
@@ -124,8 +128,8 @@ cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape);
 cudaError_t entmax_attention_forward(const EntmaxAttentionParams& params, cudaStream_t stream);
 
 /// Takes tau, mean_value, weight_sum and tile_mask as the forward left them; out is not read. grad_query of
-/// broken rows is NaN; they add nothing to grad_key and grad_value. A non-finite grad_out makes its row of
-/// grad_query not finite, and what it meets in grad_key and grad_value.
+/// broken rows is NaN; they add nothing to grad_key and grad_value as long as their grad_out is finite. A
+/// non-finite grad_out makes its row of grad_query not finite, and what it meets in grad_key and grad_value.
 cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params,
                                       const EntmaxAttentionGradients& gradients, cudaStream_t stream);
 
