@@ -1,7 +1,6 @@
 // asplash-data: trains tokenizers, packs text into token shards, shows what shards hold.
 #include <CLI/CLI.hpp>
 #include <iostream>
-#include <map>
 #include <string>
 
 #include "asplash/base/error.h"
@@ -40,11 +39,8 @@ void declare_corpus(CLI::App& app, text::CorpusOptions& corpus) {
       ->type_name("NAME");
   app.add_option("--invalid-utf8", corpus.invalid_utf8,
                  "what to do with invalid UTF-8: replace (by U+FFFD, default) or refuse")
-      ->transform(CLI::CheckedTransformer(
-                      std::map<std::string, text::InvalidUtf8>{{"replace", text::InvalidUtf8::replace},
-                                                               {"refuse", text::InvalidUtf8::refuse}},
-                      CLI::ignore_case)
-                      .description(""))
+      ->transform(one_of<text::InvalidUtf8>(
+          {{"replace", text::InvalidUtf8::replace}, {"refuse", text::InvalidUtf8::refuse}}))
       ->type_name("CHOICE");
 }
 
@@ -59,11 +55,8 @@ CLI::App* declare_tokenizer(CLI::App& app, Arguments& arguments) {
   command->add_option("--vocab-size", o.vocab_size, "pieces, 256 bytes and 3 control pieces included")
       ->capture_default_str();
   command->add_option("--model", o.model, "bpe (default) or unigram")
-      ->transform(CLI::CheckedTransformer(
-                      std::map<std::string, text::TokenizerModel>{{"bpe", text::TokenizerModel::bpe},
-                                                                  {"unigram", text::TokenizerModel::unigram}},
-                      CLI::ignore_case)
-                      .description(""))
+      ->transform(one_of<text::TokenizerModel>(
+          {{"bpe", text::TokenizerModel::bpe}, {"unigram", text::TokenizerModel::unigram}}))
       ->type_name("KIND");
   command
       ->add_option("--character-coverage", o.character_coverage,
@@ -71,7 +64,7 @@ CLI::App* declare_tokenizer(CLI::App& app, Arguments& arguments) {
       ->check(CLI::Range(0.98, 1.0))
       ->capture_default_str();
   command->add_option("--sample-bytes", o.sample_bytes, "text to train on, drawn from all lines")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command->add_option("--seed", o.seed, "of the drawing")->check(not_negative())->capture_default_str();
   command->add_flag("--split-digits", o.split_digits, "make each digit a piece of its own");
@@ -98,13 +91,16 @@ CLI::App* declare_pack(CLI::App& app, Arguments& arguments) {
       ->check(not_negative())
       ->capture_default_str();
   command->add_option("--shard-tokens", o.shard_tokens, "a new shard begins after so many tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command->add_flag("--no-bos", arguments.no_bos, "no begin-of-document token before each document");
   command->add_flag("--no-eos", arguments.no_eos, "no end-of-document token after each document");
   command->add_option("--threads", o.threads, "threads that encode (default: all cores)")
       ->check(CLI::Range(1, 1024));
-  command->add_flag("--overwrite", o.overwrite, "replace packed splits of the same names");
+  command->add_flag(
+      "--overwrite", o.overwrite,
+      "replace packed splits of the same names; with another tokenizer, the folder's other splits become "
+      "unreadable");
   command->footer(
       "Example:\n  asplash-data pack --tokenizer data/books.model --input books/*.jsonl.xz --output "
       "data/books --split valid=0.02,test=0.02");
@@ -117,9 +113,9 @@ CLI::App* declare_inspect(CLI::App& app, Arguments& arguments) {
   command
       ->add_option("PATH", arguments.inspect_paths, "manifest.json, a split's folder, or a folder of splits")
       ->required();
-  command->add_option("--samples", o.samples, "decoded samples to show")->check(CLI::NonNegativeNumber);
+  command->add_option("--samples", o.samples, "decoded samples to show")->check(at_least(0));
   command->add_option("--sample-tokens", o.sample_tokens, "length of a sample")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command->add_option("--seed", o.seed, "of the samples' places")
       ->check(not_negative())
@@ -184,8 +180,6 @@ int main(int argc, char** argv) {
       run_pack(arguments);
     else
       run_inspect(arguments);
-    std::cout.flush();
-    if (!std::cout) fail("cannot write to standard output");
     return 0;
   });
 }

@@ -31,7 +31,7 @@ std::vector<CLI::Option*> declare_measuring(CLI::App& app, Arguments& arguments)
       app.add_option("--context", o.contexts,
                      "context lengths, separated by commas; may exceed the trained one")
           ->delimiter(',')
-          ->check(CLI::PositiveNumber)
+          ->check(asplash::at_least(1))
           ->type_name("N,N,..."),
       app.add_option("--json", arguments.json_file, "also write the results to this file")->type_name("FILE"),
       app.add_option(
@@ -42,11 +42,11 @@ std::vector<CLI::Option*> declare_measuring(CLI::App& app, Arguments& arguments)
       app.add_option("--stride", o.stride,
                      "targets scored by each window but the first; smaller than a context: windows overlap "
                      "(default: no overlap)")
-          ->check(CLI::PositiveNumber),
+          ->check(asplash::at_least(1)),
       app.add_option("--max-tokens", o.max_tokens, "target tokens to evaluate on (default: all)")
-          ->check(CLI::PositiveNumber),
+          ->check(asplash::at_least(1)),
       app.add_option("--batch-tokens", o.tokens_per_batch, "tokens the model reads at a time")
-          ->check(CLI::PositiveNumber)
+          ->check(asplash::at_least(1))
           ->capture_default_str(),
       app.add_flag("--by-position", arguments.by_position, "also print the loss by position in the window")};
 }
@@ -62,15 +62,15 @@ void declare_capturing(CLI::App& app, asplash::eval::CaptureOptions& o,
   app.add_option("--capture-layers", o.layers, "layers, from 0, separated by commas (default: all)")
       ->needs(capture)
       ->delimiter(',')
-      ->check(CLI::NonNegativeNumber)
+      ->check(asplash::at_least(0))
       ->type_name("N,N,...");
   app.add_option("--capture-context", o.context,
                  "tokens of a window; may exceed the trained context (default: that)")
       ->needs(capture)
-      ->check(CLI::PositiveNumber);
+      ->check(asplash::at_least(1));
   app.add_option("--capture-windows", o.windows, "windows, spread over the data")
       ->needs(capture)
-      ->check(CLI::PositiveNumber)
+      ->check(asplash::at_least(1))
       ->capture_default_str();
   CLI::Option* context = measuring.front();
   app.callback([capture, context] {

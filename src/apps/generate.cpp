@@ -28,7 +28,7 @@ void declare(CLI::App& app, Arguments& arguments) {
       ->type_name("FILE");
   prompt->require_option(1);
   app.add_option("--max-tokens", o.max_tokens, "tokens to generate at most")
-      ->check(CLI::PositiveNumber)
+      ->check(asplash::at_least(1))
       ->capture_default_str();
   app.add_option("--temperature", o.sampling.temperature,
                  "0: always the likeliest token; higher: more varied")

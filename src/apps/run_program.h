@@ -5,14 +5,17 @@
 #include <csignal>
 #include <cstdint>
 #include <exception>
+#include <filesystem>
 #include <functional>
 #include <iostream>
+#include <map>
 #include <new>
 #include <sstream>
 #include <string>
 #include <system_error>
 
 #include "asplash/base/error.h"
+#include "asplash/base/interrupt.h"
 #include "asplash/base/text.h"
 #include "asplash/base/version.h"
 #include "asplash/config/config.h"
@@ -44,6 +47,35 @@ inline CLI::Validator not_negative() {
           ""};
 }
 
+/// For options of whole numbers: CLI11's own PositiveNumber names limits of 309 digits.
+inline CLI::Validator at_least(int64_t least) {
+  return {[least](std::string& text) -> std::string {
+            int64_t value = 0;
+            const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+            const bool whole = parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
+            if (whole && value >= least) return "";
+            return "'" + text + "': must be a whole number, at least " + std::to_string(least);
+          },
+          ""};
+}
+
+/// For options that are one of some words; as an option's transform(): the word becomes its number.
+template <typename Choice>
+CLI::Validator one_of(const std::map<std::string, Choice>& words) {
+  return {[words](std::string& text) -> std::string {
+            std::string valid;
+            for (const auto& [word, choice] : words) {
+              if (CLI::detail::to_lower(text) == word) {
+                text = std::to_string(static_cast<int>(choice));
+                return "";
+              }
+              valid += (valid.empty() ? "" : ", ") + word;
+            }
+            return "'" + text + "': must be one of " + valid;
+          },
+          ""};
+}
+
 /// "asplash-data pack --help": where the command line that was not understood is explained.
 inline std::string help_of(const CLI::App& app) {
   std::string command = app.get_name();
@@ -51,27 +83,41 @@ inline std::string help_of(const CLI::App& app) {
   return command + " --help";
 }
 
+/// What was printed has arrived; not asked where a signal stopped the program, which may have stopped the
+/// reader, too.
+inline void check_standard_output() {
+  std::cout.flush();
+  if (!std::cout && !interrupted()) fail("cannot write to standard output");
+}
+
 /// Parses the command line and runs the program. Exit status: what `run` returns; 1 and "error: ..." on
-/// stderr for what it throws; 2 for a command line that is not understood.
+/// stderr for what it throws or where standard output could not be written; 2 for a command line that is not
+/// understood.
 inline int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& run) {
   std::signal(SIGXFSZ, SIG_IGN);  // a write beyond `ulimit -f` is then an error that names its file
   app.set_version_flag("--version", version() + " (" + git_commit() + ")");
   try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& help_or_version) {
-    return app.exit(help_or_version);
-  } catch (const CLI::ParseError& error) {
-    print_error(str(error.what(), " (see ", help_of(app), ")"));
-    return 2;
-  }
-  try {
-    return run();
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::Success& help_or_version) {
+      const int status = app.exit(help_or_version);
+      check_standard_output();
+      return status;
+    } catch (const CLI::ParseError& error) {
+      print_error(str(error.what(), " (see ", help_of(app), ")"));
+      return 2;
+    }
+    const int status = run();
+    check_standard_output();
+    return status;
   } catch (const config::ConfigError& problems) {
     print_error(problems);
   } catch (const Error& error) {
     print_error(error.what());
   } catch (const std::bad_alloc&) {
     print_error("not enough memory");
+  } catch (const std::filesystem::filesystem_error& error) {
+    print_error(str(error.path1().string(), ": ", error.code().message()));
   } catch (const std::exception& error) {
     // libtorch appends its call stack; the first line says what happened.
     const std::string message = error.what();

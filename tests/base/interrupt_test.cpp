@@ -10,7 +10,7 @@ namespace asplash {
 namespace {
 
 TEST(Interrupt, FirstSignalSetsTheFlag) {
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     const InterruptGuard guard;
     EXPECT_FALSE(interrupted());
     std::raise(signal);
@@ -34,6 +34,16 @@ TEST(Interrupt, SecondSignalEndsTheProcess) {
     ASSERT_EQ(::waitpid(child, &status, 0), child);
     EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == second) << status;
   }
+}
+
+TEST(Interrupt, LeavesWhatNohupIgnores) {
+  const auto before = std::signal(SIGHUP, SIG_IGN);
+  {
+    const InterruptGuard guard;
+    std::raise(SIGHUP);
+    EXPECT_FALSE(interrupted());
+  }
+  std::signal(SIGHUP, before);
 }
 
 TEST(Interrupt, GuardRestoresWhatWasBefore) {

@@ -134,6 +134,13 @@ class Interruption : public ::testing::Test {
   SmallRun small_;
 };
 
+TEST_F(Interruption, TheEndOfWhatReadsTheLogIsNotThatOfTheRun) {
+  const std::string command = str("'", ASPLASH_BIN_DIR, "/asplash-train' --config '", small_.config_file(),
+                                  "' --set train.steps=40 2>&1 | head -n 3 >/dev/null");
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  EXPECT_EQ(newest_step(), 40);
+}
+
 /// Lets a process come to a random moment: a quarter of them while it starts and cleans up, the others while
 /// it trains and saves. False if it did not come to train.
 bool wait_for_a_moment(const TrainingProcess& process, milliseconds startup, std::mt19937_64& random) {

@@ -26,6 +26,8 @@ InterruptGuard::InterruptGuard() {
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, &before_int_);
   sigaction(SIGTERM, &action, &before_term_);
+  sigaction(SIGHUP, &action, &before_hang_up_);
+  if (before_hang_up_.sa_handler == SIG_IGN) sigaction(SIGHUP, &before_hang_up_, nullptr);  // nohup
   action.sa_handler = SIG_IGN;
   sigaction(SIGXFSZ, &action, &before_file_size_);
 }
@@ -33,6 +35,7 @@ InterruptGuard::InterruptGuard() {
 InterruptGuard::~InterruptGuard() {
   sigaction(SIGINT, &before_int_, nullptr);
   sigaction(SIGTERM, &before_term_, nullptr);
+  sigaction(SIGHUP, &before_hang_up_, nullptr);
   sigaction(SIGXFSZ, &before_file_size_, nullptr);
 }
 

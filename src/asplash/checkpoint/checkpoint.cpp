@@ -11,6 +11,7 @@
 
 #include "asplash/base/error.h"
 #include "asplash/base/files.h"
+#include "asplash/base/log.h"
 #include "asplash/checkpoint/finite.h"
 #include "asplash/checkpoint/layout.h"
 #include "asplash/checkpoint/manifest.h"
@@ -80,6 +81,10 @@ class UnfinishedFolder {
 std::string whole_checkpoint(const std::string& path) {
   if (!fs::is_directory(path)) fail("checkpoint ", path, ": no such folder");
   if (fs::exists(path + "/manifest.json") || !fs::is_directory(path + "/checkpoints")) {
+    if (!fs::exists(path + "/manifest.json") && !fs::exists(path + "/" + kModelFile))
+      fail("checkpoint ", path,
+           ": no checkpoint, which would hold a manifest.json, and no run's folder, which would "
+           "hold checkpoints/");
     const std::string damage = find_damage(path, required_files(), Verify::checksums);
     if (!damage.empty()) fail("checkpoint ", path, " is not whole: ", damage);
     return path;
@@ -90,6 +95,7 @@ std::string whole_checkpoint(const std::string& path) {
     for (const std::string& reason : found.passed_over) reasons += "; " + reason;
     fail("run folder ", path, " holds no whole checkpoint", reasons);
   }
+  for (const std::string& reason : found.passed_over) log::warning("checkpoint passed over: " + reason);
   return found.complete.front();
 }
 

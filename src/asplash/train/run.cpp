@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 
+#include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -137,6 +138,9 @@ int train(const TrainOptions& options, const Setup& setup) {
 
 int run(const TrainOptions& options) {
   const InterruptGuard interrupts;
+  // Ctrl-C reaches what reads the log through a pipe, too: its end must not be that of the run before it
+  // saved.
+  std::signal(SIGPIPE, SIG_IGN);
   RunConfig config = load_config(options);
   if (options.print_config) {
     RunConfig defaults;

@@ -57,6 +57,11 @@ Start choose_start(const std::string& run_folder, const std::string& resume, boo
     }
     return {};
   }
+  std::error_code error;
+  if (!fs::is_directory(resume, error)) {
+    fail("--resume: checkpoint ", resume,
+         ": no such folder (valid: auto, none, or the folder of a checkpoint or a run)");
+  }
   Start start;
   start.checkpoint = checkpoint::Reader(resume).path();
   refuse_later_checkpoints(run_folder, start.checkpoint);
