@@ -47,7 +47,7 @@ void TrainConfig::describe(config::Fields& f) {
           config::between(0, kMaxTokens));
   f.field("seed", seed, "of the initial weights and the data order", config::at_least(0));
   f.field("device", device, "auto, cpu, cuda or cuda:N");
-  f.field("threads", threads, "CPU threads of an operator; 0: libtorch's choice", config::between(0, 4096));
+  f.field("threads", threads, "CPU threads of an operator; 0: libtorch's choice", config::between(0, 1024));
   f.choice("precision", precision,
            Names{{Precision::automatic, "automatic"}, {Precision::fp32, "fp32"}, {Precision::bf16, "bf16"}},
            "of products, over fp32 weights; automatic: bf16 on a GPU, fp32 on the CPU");

@@ -19,6 +19,16 @@ bool wants_bf16(Precision precision, const ops::DeviceInfo& device) {
   return precision == Precision::automatic ? device.is_cuda : precision == Precision::bf16;
 }
 
+/// What a key's value turned out to be unfit for, with the key.
+template <typename F>
+auto for_key(const char* key, F use) {
+  try {
+    return use();
+  } catch (const Error& error) {
+    fail(key, ": ", error.what());
+  }
+}
+
 /// The model's vocabulary: the tokenizer's where the configuration leaves it open, else one that holds it.
 int64_t vocab_size(const RunConfig& config, const data::Manifest& manifest) {
   const int64_t wanted = config.model.vocab_size;
@@ -71,13 +81,13 @@ void check_head_dim(const Setup& setup) {
 
 void open_data(Setup& setup) {
   const DataConfig& data = setup.config.data;
-  setup.train = data::TokenDataset::open(data.train);
+  setup.train = for_key("data.train", [&] { return data::TokenDataset::open(data.train); });
   setup.data_identity = identity_of(setup.train->manifest());
   check_sequence_fits("data.train", *setup.train, data.context);
   setup.config.model.vocab_size = vocab_size(setup.config, setup.train->manifest());
   check_step_fits(setup);
   if (data.validation.empty()) return;
-  setup.validation = data::TokenDataset::open(data.validation);
+  setup.validation = for_key("data.validation", [&] { return data::TokenDataset::open(data.validation); });
   check_same_tokenizer(setup.train->manifest(), setup.validation->manifest());
   check_sequence_fits("data.validation", *setup.validation, data.context);
 }
@@ -135,7 +145,7 @@ Setup prepare(const TrainOptions& options, const RunConfig& config) {
   for (const std::string& text : options.overrides) setup.command += " --set " + text;
   ops::prepare_cpu(config.train.threads);
   ops::set_deterministic(config.train.deterministic);
-  setup.device = ops::choose_device(config.train.device);
+  setup.device = for_key("train.device", [&] { return ops::choose_device(config.train.device); });
   setup.bf16 = wants_bf16(config.train.precision, setup.device);
   check_head_dim(setup);
   try {
