@@ -50,6 +50,15 @@ TEST_F(ListingTest, PassesOverDamagedAndUnfinishedOnes) {
   EXPECT_NE(found.passed_over[2].find("model.safetensors"), std::string::npos);
 }
 
+TEST_F(ListingTest, PassesOverWhatWasRenamed) {
+  save_steps({1, 2});
+  fs::rename(path(1), path(7));
+  const Listing found = newest(run());
+  EXPECT_EQ(found.complete, std::vector<std::string>{path(2)});
+  ASSERT_EQ(found.passed_over.size(), 1u);
+  EXPECT_EQ(found.passed_over[0], path(7) + ": it holds step 1: it was renamed or copied");
+}
+
 TEST_F(ListingTest, PruningKeepsTheNewest) {
   save_steps({1, 2, 3, 4});
   EXPECT_EQ(prune(run(), 2), (std::vector<std::string>{path(2), path(1)}));

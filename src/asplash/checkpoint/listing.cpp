@@ -4,9 +4,11 @@
 #include <filesystem>
 
 #include "asplash/base/error.h"
+#include "asplash/base/files.h"
 #include "asplash/checkpoint/checkpoint.h"
 #include "asplash/checkpoint/layout.h"
 #include "asplash/checkpoint/manifest.h"
+#include "asplash/checkpoint/trainer_state.h"
 
 namespace asplash::checkpoint {
 namespace {
@@ -60,17 +62,31 @@ Found find(const std::string& run_folder) {
   return found;
 }
 
+/// Why a folder step_<digits> is no whole checkpoint of that step; empty if it is one.
+std::string why_not(const std::string& path) {
+  const std::string damage = find_damage(path, required_files(), Verify::checksums);
+  if (!damage.empty()) return damage;
+  try {
+    const std::string file = path + "/" + kStateFile;
+    const int64_t step = parse_trainer_state(file, read_file(file)).step;
+    if (step == step_of(fs::path(path).filename().string())) return "";
+    return str("it holds step ", step, ": it was renamed or copied");
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
 Listing verify(const std::string& run_folder, size_t at_most) {
   Found found = find(run_folder);
   Listing listing;
   listing.passed_over = std::move(found.unfinished);
   for (const std::string& path : found.newest_first) {
     if (listing.complete.size() == at_most) break;
-    const std::string damage = find_damage(path, required_files(), Verify::checksums);
-    if (damage.empty()) {
+    const std::string reason = why_not(path);
+    if (reason.empty()) {
       listing.complete.push_back(path);
     } else {
-      listing.passed_over.push_back(path + ": " + damage);
+      listing.passed_over.push_back(path + ": " + reason);
     }
   }
   std::reverse(listing.complete.begin(), listing.complete.end());
