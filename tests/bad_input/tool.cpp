@@ -11,6 +11,7 @@
 #include "asplash/base/files.h"
 #include "asplash/data/manifest.h"
 #include "asplash/data/shard_format.h"
+#include "data/shard_seal.h"
 
 namespace {
 
@@ -78,11 +79,7 @@ void set_token(const std::string& folder, uint16_t id) {
   const uint64_t block =
       hash64(tokens, std::min(data::kBlockBytes, header.index_offset - data::kHeaderBytes));
   std::memcpy(&shard[header.table_offset], &block, sizeof block);
-  header.checksum = 0;
-  std::memcpy(shard.data(), &header, sizeof header);
-  const std::string covered = shard.substr(0, data::kHeaderBytes) + shard.substr(header.table_offset);
-  header.checksum = hash64(covered.data(), covered.size());
-  std::memcpy(shard.data(), &header, sizeof header);
+  data::seal_shard(shard, header);
   write_file_atomically(path, shard);
   edit_json(folder + "/manifest.json", Json{{{"op", "replace"},
                                              {"path", "/shards/0/checksum"},

@@ -12,6 +12,7 @@
 #include "asplash/data/manifest.h"
 #include "asplash/data/shard_format.h"
 #include "asplash/train/trainer.h"
+#include "data/shard_seal.h"
 #include "train/small_run.h"
 
 namespace asplash::train {
@@ -231,11 +232,7 @@ void shrink_vocabulary(const SmallRun& small, uint64_t vocab_size) {
   const uint64_t old_vocab_size = header.vocab_size;
   const std::string old_sum = data::checksum_text(header.checksum);
   header.vocab_size = vocab_size;
-  header.checksum = 0;
-  std::memcpy(shard.data(), &header, sizeof header);
-  const std::string covered = shard.substr(0, data::kHeaderBytes) + shard.substr(header.table_offset);
-  header.checksum = hash64(covered.data(), covered.size());
-  std::memcpy(shard.data(), &header, sizeof header);
+  data::seal_shard(shard, header);
   write_file_atomically(path, shard);
 
   std::string manifest = read_file(small.folder() / "train/manifest.json");

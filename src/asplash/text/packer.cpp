@@ -145,11 +145,7 @@ void publish(const PackOptions& options, const std::vector<std::string>& names, 
              const data::TokenizerInfo& tokenizer, const data::Provenance& provenance) {
   int64_t documents = 0;
   for (const auto& split : output.splits()) documents += split.documents();
-  if (documents == 0) {
-    std::string inputs;
-    for (const std::string& input : options.corpus.inputs) inputs += (inputs.empty() ? "" : ", ") + input;
-    fail("--input: there is no text in it (", inputs, ")");
-  }
+  if (documents == 0) fail("--input: there is no text in it (", join(options.corpus.inputs, ", "), ")");
   for (size_t i = 0; i < names.size(); ++i) {
     if (output.splits()[i].documents() == 0)
       fail("--split: '", names[i], "' got none of the ", documents,
