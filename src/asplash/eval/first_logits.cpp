@@ -1,14 +1,9 @@
 #include "asplash/eval/first_logits.h"
 
 #include <ATen/ATen.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <exception>
-#include <filesystem>
-#include <system_error>
 
-#include "asplash/base/error.h"
 #include "asplash/checkpoint/safetensors.h"
 #include "asplash/model/language_model.h"
 
@@ -29,15 +24,7 @@ void write_first_logits(const std::string& path, model::LanguageModel& model, co
     input.cu_seqlens.push_back(static_cast<int32_t>(context));
   }
   const at::Tensor logits = model.logits(input)[0].to(at::kCPU, at::kFloat);
-  const std::string partial = str(path, ".tmp-", ::getpid());
-  try {
-    checkpoint::write_safetensors(partial, {{"tokens", tokens}, {"logits", logits}}, {});
-    std::filesystem::rename(partial, path);
-  } catch (const std::exception& error) {
-    std::error_code ignored;
-    std::filesystem::remove(partial, ignored);
-    fail("cannot write ", path, ": ", error.what());
-  }
+  checkpoint::write_safetensors_atomically(path, {{"tokens", tokens}, {"logits", logits}}, {});
 }
 
 }  // namespace asplash::eval
