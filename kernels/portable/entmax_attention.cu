@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "asplash/kernels/entmax_attention.h"
+#include "portable/entmax_finds.cuh"
 #include "portable/entmax_fp32.h"
 #include "portable/entmax_kernels.cuh"
 
@@ -67,8 +68,8 @@ bool choose(const EntmaxAttentionShape& shape, KernelSet& set) {
       return false;
   }
   if (shape.type == ElementType::fp32) {
-    const int shared = entmax_fp32_shared_bytes(shape);
-    set = {shared, shared, entmax_forward_fp32, entmax_backward_fp32};
+    set = {entmax_fp32_shared_bytes, entmax_fp32_shared_bytes(shape), entmax_forward_fp32,
+           entmax_backward_fp32};
   }
   return true;
 }
@@ -101,6 +102,10 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
   if (!backward) {
     workspace.take(launch.lower, rows);
     workspace.take(launch.crowd, rows);
+    if (s.type != ElementType::fp32) {
+      workspace.take(launch.list_lengths, rows);
+      workspace.take(launch.lists, rows * kListOfRow);
+    }
     return workspace.bytes();
   }
   workspace.take(launch.delta, rows);
@@ -139,6 +144,7 @@ Launch make_launch(const EntmaxAttentionParams& p, bool backward) {
   launch.params = p;
   launch.slope_scale = p.alpha - 1;
   launch.z_scale = launch.slope_scale * p.scale;
+  launch.inverse_z_scale = 1 / launch.z_scale;  // used where it is positive
   launch.exponent = p.alpha == 1.5F ? 2.0F : p.alpha == 2.0F ? 1.0F : 1 / (p.alpha - 1);
   lay_out(launch, p.shape, p.workspace, backward);
   return launch;
@@ -177,7 +183,7 @@ cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape) {
       error != cudaSuccess)
     return error;
   constexpr int kStatic = 2048;  // of the kernels, at most
-  const int needed = std::max(set.forward_shared + 2 * 4 * shape.tile_words(), set.backward_shared) + kStatic;
+  const int needed = std::max(set.forward_shared(shape), set.backward_shared) + kStatic;
   return major >= 8 && needed <= shared ? cudaSuccess : cudaErrorNotSupported;
 }
 

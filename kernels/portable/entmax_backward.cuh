@@ -174,11 +174,11 @@ struct BackwardBlock {
       const uint32_t numbers = at + Layout::kNumbersAt + slot * 4;
       const int64_t index = place.row_index + numbers_of_rows[min(slot, count - 1)];
       if (slot < count)
-        copy_async_word(numbers, launch.params.tau + index, true);
+        copy_async_word(numbers, launch.params.tau + index);
       else
         store_word(numbers, __float_as_uint(kInfinity));
-      copy_async_word(numbers + kTile * 4, launch.delta + index, true);
-      copy_async_word(numbers + kTile * 8, launch.row_quanta + index, true);
+      copy_async_word(numbers + kTile * 4, launch.delta + index);
+      copy_async_word(numbers + kTile * 8, launch.row_quanta + index);
     }
     commit_copies();
   }

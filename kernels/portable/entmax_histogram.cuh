@@ -57,16 +57,7 @@ __device__ inline int bin_of(float z, float anchor) {
 __device__ inline void count_score(uint32_t row, float product, float factor, float anchor,
                                    const HistogramFormat& format, bool yes) {
   const uint32_t places = places_of(fmaf(product, factor, -anchor));
-  const uint32_t address = row + (places / kPlaces % kBins) * 4;
-  const uint32_t one = 1 + (places % kPlaces << format.count_bits);
-  asm volatile(
-      "{\n"
-      ".reg .pred yes;\n"
-      "setp.ne.s32 yes, %2, 0;\n"
-      "@yes red.shared.add.u32 [%0], %1;\n"
-      "}\n" ::"r"(address),
-      "r"(one), "r"(static_cast<int>(yes))
-      : "memory");
+  add_to_word(row + places / kPlaces % kBins * 4, 1 + (places % kPlaces << format.count_bits), yes);
 }
 
 /// Clears the bins that come into the window when its top moves from old_top to top; lane `lane` of `lanes`

@@ -6,8 +6,8 @@
 namespace asplash::kernels::portable {
 
 struct KernelSet {
-  int forward_shared;   ///< bytes of dynamic shared memory, without masks
-  int backward_shared;  ///< with one stage
+  int (*forward_shared)(const EntmaxAttentionShape&);  ///< bytes of dynamic shared memory
+  int backward_shared;                                 ///< with one stage
   cudaError_t (*forward)(const Launch&, cudaStream_t);
   cudaError_t (*backward)(const Launch&, cudaStream_t);
 };

@@ -6,6 +6,7 @@
 #include "portable/entmax_output.cuh"
 #include "portable/entmax_prepare.cuh"
 #include "portable/entmax_scan.cuh"
+#include "portable/entmax_sparse_output.cuh"
 
 namespace asplash::kernels::portable {
 
@@ -28,21 +29,51 @@ cudaError_t prepare_keys(const Launch& launch, bool maxima, cudaStream_t stream)
                        launch, maxima);
 }
 
+template <typename T, int head_dim, int row_tiles>
+cudaError_t launch_scan(const Launch& launch, cudaStream_t stream) {
+  const EntmaxAttentionShape& s = launch.params.shape;
+  // With documents row tiles cannot be paired in advance.
+  const int tiles = s.documents == 0 ? (s.row_tiles() + row_tiles - 1) / row_tiles : s.row_tiles();
+  return launch_kernel(entmax_scan_kernel<T, head_dim, row_tiles>, dim3(tiles, s.heads, s.batch),
+                       Scan<T, head_dim, row_tiles>::shared_bytes(s.tile_words()), stream, launch);
+}
+
+/// Blocks of two row tiles are faster where there are many of them; else a long one ends alone.
+template <typename T, int head_dim>
+cudaError_t choose_scan(const Launch& launch, cudaStream_t stream) {
+  if constexpr (head_dim <= 128) {
+    const EntmaxAttentionShape& s = launch.params.shape;
+    int device = 0, processors = 0;
+    if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+    if (const cudaError_t error =
+            cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+        error != cudaSuccess)
+      return error;
+    constexpr int kBlocks = Scan<T, head_dim, 2>::kBlocks, kRounds = 2;
+#ifdef ASPLASH_SCAN_TILES
+    if (ASPLASH_SCAN_TILES == 2) return launch_scan<T, head_dim, 2>(launch, stream);
+    if (ASPLASH_SCAN_TILES == 1) return launch_scan<T, head_dim, 1>(launch, stream);
+#endif
+    if (int64_t{s.row_tiles()} / 2 * s.heads * s.batch > int64_t{kRounds} * kBlocks * processors)
+      return launch_scan<T, head_dim, 2>(launch, stream);
+  }
+  return launch_scan<T, head_dim, 1>(launch, stream);
+}
+
 template <typename T, int head_dim>
 cudaError_t launch_forward(const Launch& launch, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
   if (const cudaError_t error = prepare_keys<T, head_dim>(launch, false, stream); error != cudaSuccess)
     return error;
-  using Scanned = Scan<T, head_dim>;
-  const int scan_tiles =
-      s.documents == 0 ? (s.row_tiles() + Scanned::kRowTiles - 1) / Scanned::kRowTiles : s.row_tiles();
-  if (const cudaError_t error =
-          launch_kernel(entmax_scan_kernel<T, head_dim>, dim3(scan_tiles, s.heads, s.batch),
-                        Scanned::shared_bytes(s.tile_words()), stream, launch);
+  if (const cudaError_t error = choose_scan<T, head_dim>(launch, stream); error != cudaSuccess) return error;
+  const dim3 grid(s.row_tiles(), s.heads, s.batch);
+  if (const cudaError_t error = launch_kernel(entmax_sparse_output_kernel<T, head_dim>, grid,
+                                              SparseOutput<T, head_dim>::shared_bytes(s.document_tiles()),
+                                              stream, launch);
       error != cudaSuccess)
     return error;
-  return launch_kernel(entmax_output_kernel<T, head_dim>, dim3(s.row_tiles(), s.heads, s.batch),
-                       Output<T, head_dim>::kSharedBytes, stream, launch);
+  return launch_kernel(entmax_output_kernel<T, head_dim>, grid, Output<T, head_dim>::kSharedBytes, stream,
+                       launch);
 }
 
 /// Two stages of queries and gradients, unless that costs a block on a multiprocessor.
@@ -100,8 +131,13 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
 
 template <typename T, int head_dim>
 KernelSet kernel_set_of() {
-  const int scan = Scan<T, head_dim>::shared_bytes(0), output = Output<T, head_dim>::kSharedBytes;
-  return {std::max(scan, output), Backward<T, head_dim>::shared_bytes(1), launch_forward<T, head_dim>,
+  const auto forward_shared = [](const EntmaxAttentionShape& s) {
+    constexpr int kRowTiles = head_dim <= 128 ? 2 : 1;
+    return std::max({Scan<T, head_dim, kRowTiles>::shared_bytes(s.tile_words()),
+                     SparseOutput<T, head_dim>::shared_bytes(s.document_tiles()),
+                     Output<T, head_dim>::kSharedBytes});
+  };
+  return {forward_shared, Backward<T, head_dim>::shared_bytes(1), launch_forward<T, head_dim>,
           launch_backward<T, head_dim>};
 }
 

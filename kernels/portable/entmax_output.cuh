@@ -2,7 +2,7 @@
 
 #include <new>
 
-#include "portable/tiles.cuh"
+#include "portable/entmax_finds.cuh"
 
 /// Output: one block of four warps takes 64 rows through the candidate tiles of the scan.
 ///
@@ -212,12 +212,11 @@ __device__ inline void mark_rows(uint32_t (&row_bits)[2], uint32_t first, uint32
 }
 
 /// The mask of key tiles [base, base + kThreads), this thread's being `bits`.
-template <typename T, int head_dim>
-__device__ inline void write_mask(const OutputBlock<T, head_dim>& block, int base, uint2 bits) {
-  const EntmaxAttentionShape& shape = block.launch.params.shape;
+__device__ inline void write_mask(const Launch& launch, const RowPlace& place, int base, uint2 bits) {
+  const EntmaxAttentionShape& shape = launch.params.shape;
   const int tile = base + threadIdx.x;
-  const bool there = tile < block.place.key_tiles;
-  uint32_t* mask = block.launch.params.tile_mask + block.place.mask_at;
+  const bool there = tile < place.key_tiles;
+  uint32_t* mask = launch.params.tile_mask + place.mask_at;
   const uint32_t word = __ballot_sync(0xFFFFFFFFU, there && (bits.x | bits.y) != 0);
   if (threadIdx.x % 32 == 0 && there) mask[tile / 32] = word;
   if (there) store_row_bits(mask + shape.row_bits_at(), tile, shape.row_bytes(), bits);
@@ -273,7 +272,7 @@ __device__ void output_pass(const OutputBlock<T, head_dim>& block, const Query& 
     }
     __syncthreads();
     const uint2 bits = {row_bits[threadIdx.x][0], row_bits[threadIdx.x][1]};
-    write_mask<T, head_dim>(block, base, bits);
+    write_mask(block.launch, block.place, base, bits);
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -315,6 +314,7 @@ __device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float ex
           scores * d * d > kCurvatureTolerance || scores * fabsf(d) > kMeanTolerance * sums.slope[r];
     } else {
       outcome.again |= fabsf(sums.mass[r] - 1) > tolerance;
+      if (exponent < 2 && d < 0) outcome.again |= crowd[r * 8] * __powf(-d, exponent) > kSteepMassTolerance;
     }
   }
   outcome.again = __syncthreads_or(outcome.again && !last_try);
@@ -422,6 +422,7 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
     for (int i = threadIdx.x; i < p.shape.mask_words(); i += kThreads) p.tile_mask[place.mask_at + i] = 0;
     return;
   }
+  if (rows_are_listed(launch, place)) return;  // entmax_sparse_output_kernel has them
   float value_norm = 0;
   for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads)
     value_norm = fmaxf(value_norm, launch.key_facts[place.facts_at + tile].value_norm);

@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "portable/entmax_finds.cuh"
 #include "portable/entmax_histogram.cuh"
 #include "portable/entmax_scan_order.cuh"
 
@@ -35,15 +36,17 @@
 /// ms. Each key fragment then serves one product instead of two, and shared memory is the limit.
 namespace asplash::kernels::portable {
 
-template <typename T, int head_dim>
+/// row_tiles: of a block; a warp's 16 rows of each share key fragments. 2, if registers and the number of
+/// blocks allow.
+template <typename T, int head_dim, int row_tiles>
 struct Scan {
-  static constexpr int kRowTiles = head_dim <= 128 ? 2 : 1;  ///< a warp's 16 rows of each share key fragments
+  static_assert(row_tiles == 1 || (row_tiles == 2 && head_dim <= 128));
+  static constexpr int kRowTiles = row_tiles;
   static constexpr int kBands = kRowTiles;
   static constexpr int kWarpRows = 16 * kBands;
   static constexpr int kRows = kRowTiles * kTile;
   static constexpr int kStepGroups = 4;  ///< of 8 keys
   static constexpr int kStepKeys = kStepGroups * 8;
-  static constexpr int kFinds = kStepGroups * 2;         ///< at most, of a lane in a row and step
   static constexpr bool kInRegisters = head_dim <= 128;  ///< the queries
   static constexpr int kStages = kInRegisters ? 2 : 1;
   using Rows = Tile<T, head_dim>;
@@ -53,27 +56,41 @@ struct Scan {
   static constexpr int kKeyAt = kInRegisters ? 0 : kRowTiles * Rows::kBytes;
   static constexpr int kHistogramAt = kKeyAt + kStages * Rows::kBytes;
   static constexpr int kReachAt = kHistogramAt + kRows * kHistogramStride * 4;
-  static constexpr int kFindsAt = kReachAt + kRows * 4;
-  static constexpr int kCandidatesAt = kFindsAt + kThreads * 2 * kBands * kFinds * 4;
-  static int shared_bytes(int tile_words) { return kCandidatesAt + kRowTiles * tile_words * 4; }
-  static constexpr int kBlocks = head_dim <= 32    ? 4
-                                 : head_dim == 96  ? 2
-                                 : head_dim <= 128 ? 3
-                                                   : 1;  ///< at a time on a multiprocessor
+  static constexpr int kScoresAt = kReachAt + kRows * 4;
+  /// Of a thread's scores of a step; so that neither four at a time nor any one meet in few banks.
+  static constexpr int kScoresStride = kBands * kStepGroups * 16 + 16;
+  static constexpr int kAnchorsAt = kScoresAt + kThreads * kScoresStride;
+  static constexpr int kCandidatesAt = kAnchorsAt + kRows * 4;
+  static int shared_bytes(int tile_words) { return kCandidatesAt + (kRowTiles + 1) * tile_words * 4; }
+  static constexpr int kBlocks = head_dim > 128                      ? 1
+                                 : head_dim == 96                   ? 4 - row_tiles
+                                 : row_tiles == 1 || head_dim <= 32 ? 4
+                                                                    : 3;  ///< at a time on a multiprocessor
 };
+
+/// What happens to scores above the bound. Early: of a lane's scores in a row and step, the largest is
+/// counted: while there are few keys, half of the scores are above the bound, and a subset bounds, too. Later:
+/// all are counted and listed. Again: those of early tiles that are candidates are listed at the end, by then
+/// few, and counted if they were not.
+enum class Finding { early, later, again };
+/// One in so many key tiles is early.
+#ifndef ASPLASH_EARLY
+#define ASPLASH_EARLY 4
+#endif
+constexpr int kEarlyShare = ASPLASH_EARLY;
 
 /// A thread's rows: two of each band (lane / 4 and lane / 4 + 8). The four lanes of a quad agree on all but
 /// broken.
 template <int rows>
 struct ScanRows {
   float lower[rows];        ///< bound of the threshold
-  float anchor[rows];       ///< of the histogram
   unsigned int broken = 0;  ///< bit r: a score is not finite
+  LaneLists<rows> lists;
 };
 
-template <typename T, int head_dim>
+template <typename T, int head_dim, int row_tiles>
 struct ScanBlock {
-  using Layout = Scan<T, head_dim>;
+  using Layout = Scan<T, head_dim, row_tiles>;
   static constexpr int kThreadRows = 2 * Layout::kBands;
   using Rows = ScanRows<kThreadRows>;
 
@@ -93,15 +110,14 @@ struct ScanBlock {
   }
   /// |z_scale| |q| max |k| of a row: no product's share of z is larger.
   __device__ float& reach(int row) const { return reinterpret_cast<float*>(shared + Layout::kReachAt)[row]; }
-  /// This lane's list of its first row; entries are 32 lanes apart, its rows' lists kFinds entries.
-  __device__ float* finds() const {
-    return reinterpret_cast<float*>(shared + Layout::kFindsAt) +
-           threadIdx.x / 32 * 32 * kThreadRows * Layout::kFinds + threadIdx.x % 32;
-  }
+  /// Of a row's histogram.
+  __device__ float& anchor(int row) const { return reinterpret_cast<float*>(shared + Layout::kAnchorsAt)[row]; }
   __device__ uint32_t* candidates(int row_tile) const {
     return reinterpret_cast<uint32_t*>(shared + Layout::kCandidatesAt) +
            row_tile * launch.params.shape.tile_words();
   }
+  /// The candidates of either row tile among the early key tiles.
+  __device__ uint32_t* early() const { return candidates(Layout::kRowTiles); }
   /// The warp's first row of the first row tile.
   __device__ int warp_row() const { return threadIdx.x / 32 * 16; }
   __device__ int local_row(int r) const {
@@ -147,67 +163,101 @@ __device__ inline void find_broken(const Block& block, const Scores<bands, group
 template <typename Block>
 __device__ inline void raise_windows(const Block& block, const float (&top)[Block::kThreadRows], float factor,
                                      typename Block::Rows& state) {
+  float anchors[Block::kThreadRows];
+#pragma unroll
+  for (int r = 0; r < Block::kThreadRows; ++r) anchors[r] = block.anchor(block.local_row(r));
+  __syncwarp();
 #pragma unroll
   for (int r = 0; r < Block::kThreadRows; ++r) {
     const float maximum = quad_max(top[r] * factor);
     if (maximum > state.lower[r] + 1) {
       // The window's top is always lower + 1 as rounded, so that bins are cleared up to where it next starts.
       const float lower = maximum - 1;
-      state.anchor[r] = move_window(block.histogram(block.local_row(r)), state.lower[r] + 1, lower + 1,
-                                    state.anchor[r], threadIdx.x % 4, 4);
+      const int row = block.local_row(r);
+      block.anchor(row) = move_window(block.histogram(row), state.lower[r] + 1, lower + 1, anchors[r],
+                                      threadIdx.x % 4, 4);
       state.lower[r] = lower;
     }
   }
   __syncwarp();
 }
 
-/// If x > bound: *at = x, at += 128 bytes. Predicated: a branch would cost more than both.
-__device__ inline void append_above(uint32_t& at, float x, float bound) {
-  asm volatile(
-      "{\n"
+/// If x > bound: mask |= bit. Predicated: a branch would cost more.
+template <uint32_t bit>
+__device__ inline void mark_above(uint32_t& mask, float x, float bound) {
+  asm("{\n"
       ".reg .pred found;\n"
       "setp.gt.f32 found, %1, %2;\n"
-      "@found st.shared.f32 [%0], %1;\n"
-      "@found add.u32 %0, %0, 128;\n"
+      "@found or.b32 %0, %0, %3;\n"
       "}\n"
-      : "+r"(at)
-      : "f"(x), "f"(bound)
-      : "memory");
+      : "+r"(mask)
+      : "f"(x), "f"(bound), "n"(bit));
 }
 
-/// Counts the scores of `count` bands above their rows' bounds. Rows have lists of their own: chains of
-/// additions that do not wait for each other.
-template <int first_band, int count, typename Block, int bands, int groups>
-__device__ inline void count_bands(const Block& block, const Scores<bands, groups>& s, float factor,
-                                   const typename Block::Rows& state) {
-  constexpr int kRows = 2 * count, kListBytes = Block::Layout::kFinds * 128;
-  const float* finds = block.finds();
-  const uint32_t begin = shared_address(finds);
-  const float inverse = 1 / factor;
-  uint32_t at[kRows];
+/// Marks the scores of a lane in one band and group that lie above their rows' bounds.
+template <int band, int n, int groups>
+__device__ inline void mark_finds(uint32_t& mask, const float (&s)[4], float first_bound, float second_bound) {
+  constexpr int kBit = (band * groups + n) * 4;
+  mark_above<1U << kBit>(mask, s[0], first_bound);
+  mark_above<2U << kBit>(mask, s[1], first_bound);
+  mark_above<4U << kBit>(mask, s[2], second_bound);
+  mark_above<8U << kBit>(mask, s[3], second_bound);
+}
+
+/// Counts the largest score of each of a lane's rows, if it lies above the bound.
+template <typename Block>
+__device__ inline void count_largest(const Block& block, const float (&top)[Block::kThreadRows], float factor,
+                                     const typename Block::Rows& state) {
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) at[r] = begin + r * kListBytes;
+  for (int r = 0; r < Block::kThreadRows; ++r)
+    count_score(shared_address(block.histogram(block.local_row(r))), top[r], factor,
+                block.anchor(block.local_row(r)), block.format, top[r] * factor > state.lower[r]);
+  __syncwarp();  // counts before slots are cleared again
+}
+
+/// Counts and lists the scores above their rows' bounds, in the bands (bits) where there are any. A lane puts
+/// its scores into shared memory, where they can be picked by number.
+template <typename Block, int bands, int groups>
+__device__ inline void take_finds(const Block& block, const Scores<bands, groups>& s, unsigned int found,
+                                  float factor, int first_key, const float (&top)[Block::kThreadRows],
+                                  Finding finding, typename Block::Rows& state) {
+  static_assert(bands <= 2 && groups == 4);
+  const uint32_t mine = block.address(Block::Layout::kScoresAt) + threadIdx.x * Block::Layout::kScoresStride;
+  const float inverse = factor == 1 ? 1 : block.launch.inverse_z_scale;
+  uint32_t mask = 0;
+  const auto mark = [&](auto band_tag) {
+    constexpr int kBand = decltype(band_tag)::value;
+    if ((found >> kBand & 1) == 0) return;
+    const float first = state.lower[2 * kBand] * inverse, second = state.lower[2 * kBand + 1] * inverse;
 #pragma unroll
-  for (int n = 0; n < groups; ++n)
-#pragma unroll
-    for (int c = 0; c < 2; ++c)
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        append_above(at[r], s[first_band + r / 2][n][r % 2 * 2 + c],
-                     state.lower[2 * first_band + r] * inverse);
-      }
-  uint32_t longest = 0;
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) longest = max(longest, at[r] - begin - r * kListBytes);
-  longest = __reduce_max_sync(0xFFFFFFFFU, longest);
+    for (int n = 0; n < groups; ++n) store_four(mine + (kBand * groups + n) * 16, s[kBand][n]);
+    mark_finds<kBand, 0, groups>(mask, s[kBand][0], first, second);
+    mark_finds<kBand, 1, groups>(mask, s[kBand][1], first, second);
+    mark_finds<kBand, 2, groups>(mask, s[kBand][2], first, second);
+    mark_finds<kBand, 3, groups>(mask, s[kBand][3], first, second);
+  };
+  mark(Index<0>{});
+  if constexpr (bands == 2) mark(Index<1>{});
+  const uint32_t histograms = shared_address(block.histogram(block.local_row(0)));
+  const uint32_t anchors = shared_address(&block.anchor(block.local_row(0)));
+  first_key += threadIdx.x % 4 * 2;
 #pragma unroll 1
-  for (uint32_t find = 0; find < longest; find += 128) {
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      count_score(shared_address(block.histogram(block.local_row(2 * first_band + r))),
-                  finds[find / 4 + r * kListBytes / 4], factor, state.anchor[2 * first_band + r],
-                  block.format, begin + r * kListBytes + find < at[r]);
+  while (__any_sync(0xFFFFFFFFU, mask != 0)) {
+    // Bits of i: 16: band, 12: group, 2: row (+ 8) within the band, 1: column. No branch: lanes stay together.
+    const bool yes = mask != 0;
+    const int i = 31 - __clz(static_cast<int>(mask));
+    mask &= ~(1U << (i & 31));
+    const int rows_below = (i & 18) * 4, shift = (i & 16) + (i & 2) * 4;
+    const float x = load_float(mine + i * 4);
+    bool count = yes;
+    if (finding == Finding::again) {
+      float largest = (i & 2) == 0 ? top[0] : top[1];
+      if constexpr (bands == 2) largest = (i & 16) == 0 ? largest : (i & 2) == 0 ? top[2] : top[3];
+      count = yes && x < largest;
     }
+    count_score(histograms + rows_below * (kHistogramStride * 4), x, factor,
+                load_float(anchors + rows_below * 4), block.format, count);
+    state.lists.add(rows_below, shift, x * factor, first_key + (i & 12) * 2 + (i & 1), yes);
   }
   __syncwarp();  // counts before slots are cleared again
 }
@@ -215,7 +265,7 @@ __device__ inline void count_bands(const Block& block, const Scores<bands, group
 /// Scores of the warp's rows with 32 keys. Returns (as bits) the bands of which any went into a histogram.
 template <typename Block, typename Query>
 __device__ inline unsigned int scan_step(const Block& block, int first_key, uint32_t keys, const Query& query,
-                                         typename Block::Rows& state) {
+                                         Finding finding, typename Block::Rows& state) {
   using Layout = typename Block::Layout;
   constexpr int kRows = Block::kThreadRows, kGroups = Layout::kStepGroups;
   Scores<Layout::kBands, kGroups> s;
@@ -248,16 +298,10 @@ __device__ inline unsigned int scan_step(const Block& block, int first_key, uint
     found |= __any_sync(0xFFFFFFFFU, relevant[band]) ? 1U << band : 0;
   if (found == 0) return 0;
   if (__any_sync(0xFFFFFFFFU, above)) raise_windows(block, top, factor, state);
-  if constexpr (Layout::kBands == 1) {
-    count_bands<0, 1>(block, s, factor, state);
-  } else {
-    if (found == 3)
-      count_bands<0, 2>(block, s, factor, state);
-    else if (found == 1)
-      count_bands<0, 1>(block, s, factor, state);
-    else
-      count_bands<1, 1>(block, s, factor, state);
-  }
+  if (finding == Finding::early)
+    count_largest(block, top, factor, state);
+  else
+    take_finds(block, s, found, factor, first_key, top, finding, state);
   return found;
 }
 
@@ -266,17 +310,15 @@ template <bool final, typename Block>
 __device__ void solve_rows(const Block& block, typename Block::Rows& state, float* estimates) {
   constexpr int kRows = Block::kThreadRows;
   const int lane = threadIdx.x % 32, own = lane % Block::Layout::kWarpRows, source = own % 8 * 4;
-  float lower = kInfinity, anchor = 0;
+  float lower = kInfinity;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const float other_lower = __shfl_sync(0xFFFFFFFFU, state.lower[r], source);
-    const float other_anchor = __shfl_sync(0xFFFFFFFFU, state.anchor[r], source);
-    if (own / 8 != r) continue;
-    lower = other_lower;
-    anchor = other_anchor;
+    const float other = __shfl_sync(0xFFFFFFFFU, state.lower[r], source);
+    if (own / 8 == r) lower = other;
   }
   ThresholdBounds bounds{lower, kInfinity, 0};
   const int row = block.warp_row() + own / 16 * kTile + own % 16;
+  const float anchor = block.anchor(row);
   const bool has_bound = fabsf(lower) < kInfinity;
   if (has_bound) {
     bounds =
@@ -299,21 +341,62 @@ __device__ void solve_rows(const Block& block, typename Block::Rows& state, floa
   __syncwarp();
 }
 
+/// The tiles of a set of words, one after the other; -1: no more.
+class TilesOf {
+ public:
+  __device__ TilesOf(const uint32_t* words, int count) : words_(words), count_(count) {}
+
+  __device__ int next() {
+    while (left_ == 0) {
+      if (++word_ >= count_) return -1;
+      left_ = words_[word_];
+    }
+    const int bit = __ffs(static_cast<int>(left_)) - 1;
+    left_ &= left_ - 1;
+    return word_ * 32 + bit;
+  }
+
+ private:
+  const uint32_t* words_;
+  int count_, word_ = -1;
+  uint32_t left_ = 0;
+};
+
+/// All key tiles that may matter, and again the early ones that do.
 template <typename Block, typename Query>
 __device__ void scan(const Block& block, const Query& query, typename Block::Rows& state) {
   using Layout = typename Block::Layout;
   constexpr int kStages = Layout::kStages;
-  const int tiles = block.place.key_tiles;
+  const int tiles = block.place.key_tiles, words = block.launch.params.shape.tile_words();
   const int centre =
       min(max((block.place.row0 + block.place.document.offset() + kTile / 2) / kTile, 0), tiles - 1);
   ScanOrder order(tiles, block.launch.params.causal ? tiles - 1 : centre, block.place.slope == 0);
-  int current = order.next(), stage = 0;
+  // Where positions bias scores, the walk may end anywhere; it is short.
+  const int early_tiles = block.place.slope == 0 ? tiles / kEarlyShare : 0;
+  TilesOf early(block.early(), early_tiles > 0 ? words : 0);
+  Finding finding = early_tiles > 0 ? Finding::early : Finding::later;
+  const auto next_tile = [&] {
+    const int tile = order.next();
+    return tile >= 0 ? tile : early.next();
+  };
+  int current = next_tile(), stage = 0;
   int counted = 0;  // half tiles of this warp that counted
+  bool solve = false;
   block.load_keys(current, 0);
-  for (int visit = 1; current >= 0; ++visit) {
+  for (int visit = 0; current >= 0; ++visit) {
     wait_copies<0>();
     __syncthreads();
-    const int next = order.next();
+    if (visit == early_tiles && early_tiles > 0) {
+      for (int i = threadIdx.x; i < words; i += kThreads)
+        block.early()[i] = block.candidates(0)[i] | block.candidates(Layout::kRowTiles - 1)[i];
+      __syncthreads();  // before others become candidates
+      finding = Finding::later;
+      solve = true;
+    } else if (visit == tiles) {
+      finding = Finding::again;
+      solve = true;
+    }
+    const int next = next_tile();
     if (kStages == 2 && next >= 0) block.load_keys(next, 1 - stage);
     const uint32_t keys = block.address(Layout::kKeyAt) + stage * Layout::Rows::kBytes;
     unsigned int found = 0;
@@ -321,16 +404,21 @@ __device__ void scan(const Block& block, const Query& query, typename Block::Row
     for (int key = 0; key < kTile; key += Layout::kStepKeys) {
       const int first_key = current * kTile + key;
       if (first_key >= block.seen_by_some) break;
+      if (solve) {
+        solve_rows<false>(block, state, nullptr);
+        if (state.lists.full()) state.lists.compact(state.lower);
+        solve = false;
+      }
       const unsigned int bands =
-          scan_step(block, first_key, keys + key * Layout::Rows::kStride, query, state);
+          scan_step(block, first_key, keys + key * Layout::Rows::kStride, query, finding, state);
       if (bands == 0) continue;
       found |= bands;
       ++counted;
-      if ((counted & (counted - 1)) == 0) solve_rows<false>(block, state, nullptr);
+      solve = (finding != Finding::again && (counted & (counted - 1)) == 0) || state.lists.full();
     }
     if (threadIdx.x % 32 < Layout::kRowTiles && (found >> threadIdx.x % 32 & 1) != 0)
       atomicOr(block.candidates(threadIdx.x % 32) + current / 32, 1U << (current % 32));
-    if (block.place.slope > 0 && (visit <= 4 || (visit & (visit - 1)) == 0))
+    if (block.place.slope > 0 && (visit < 4 || (visit & (visit + 1)) == 0))
       order.window = window_of(block, state);
     if constexpr (kStages == 1) {
       __syncthreads();
@@ -345,9 +433,9 @@ __device__ void scan(const Block& block, const Query& query, typename Block::Row
 }
 
 /// The warp's queries: in registers, or read from shared memory with every product.
-template <typename T, int head_dim>
+template <typename T, int head_dim, int row_tiles>
 struct ScanQuery {
-  using Layout = Scan<T, head_dim>;
+  using Layout = Scan<T, head_dim, row_tiles>;
   Fragment fragments[Layout::kInRegisters ? Layout::kBands : 1][Layout::kInRegisters ? head_dim / 16 : 1];
   uint32_t tile;
   int warp_row;
@@ -407,16 +495,16 @@ __device__ void load_queries(Block& block, typename Block::Rows& state) {
     state.lower[r] = block.row_exists(r) ? -kInfinity : kInfinity;
     const float reach = fabsf(block.launch.z_scale) * sqrtf(quad_sum(square)) * key_norm;
     block.reach(block.local_row(r)) = reach;
-    state.anchor[r] = 0;
+    block.anchor(block.local_row(r)) = 0;
     careful |= !(reach < 1e37F);
   }
   block.careful = __any_sync(0xFFFFFFFFU, careful);
 }
 
-template <typename T, int head_dim>
-__global__ void __launch_bounds__(kThreads, (Scan<T, head_dim>::kBlocks))
+template <typename T, int head_dim, int row_tiles>
+__global__ void __launch_bounds__(kThreads, (Scan<T, head_dim, row_tiles>::kBlocks))
     entmax_scan_kernel(const __grid_constant__ Launch launch) {
-  using Block = ScanBlock<T, head_dim>;
+  using Block = ScanBlock<T, head_dim, row_tiles>;
   using Layout = typename Block::Layout;
   extern __shared__ __align__(16) char shared[];
   __shared__ __align__(16) char place_memory[sizeof(RowPlace)];
@@ -446,12 +534,14 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim>::kBlocks))
   block.plain = place.slope == 0 && launch.z_scale > 0;
   block.seen_by_all = p.causal ? min(position + 1, place.document.k_length) : place.document.k_length;
   typename Block::Rows state;
+  state.lists.first = launch.lists + (place.row_index + block.local_row(0)) * kListOfRow +
+                      threadIdx.x % 4 * kListOfLane;
   load_queries<Block, T, head_dim>(block, state);
   float estimates[Block::kThreadRows];
 #pragma unroll
   for (int r = 0; r < Block::kThreadRows; ++r) estimates[r] = kInfinity;
   if (place.key_tiles > 0) {
-    const ScanQuery<T, head_dim> query(block.address(Layout::kQueryAt), block.warp_row());
+    const ScanQuery<T, head_dim, row_tiles> query(block.address(Layout::kQueryAt), block.warp_row());
     __syncthreads();
     scan(block, query, state);
     solve_rows<true>(block, state, estimates);
@@ -463,7 +553,10 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim>::kBlocks))
     broken |= __shfl_xor_sync(0xFFFFFFFFU, broken, 1);
     broken |= __shfl_xor_sync(0xFFFFFFFFU, broken, 2);
     const int row = block.local_row(r);
-    if (threadIdx.x % 4 != 0 || row >= place.rows) continue;
+    if (row >= place.rows) continue;
+    reinterpret_cast<uint8_t*>(launch.list_lengths + place.row_index + row)[threadIdx.x % 4] =
+        static_cast<uint8_t>(state.lists.lost ? kLostList : state.lists.length(r));
+    if (threadIdx.x % 4 != 0) continue;
     launch.lower[place.row_index + row] = broken != 0 ? kInfinity : state.lower[r];
     p.tau[place.row_index + row] = broken != 0 ? NAN : block.row_exists(r) ? estimates[r] : kInfinity;
   }

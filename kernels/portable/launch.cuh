@@ -9,6 +9,8 @@ namespace asplash::kernels::portable {
 
 constexpr float kInfinity = INFINITY;
 
+struct Find;  // entmax_finds.cuh
+
 /// One key tile's largest |k| and |v| (Euclidean; infinite if a number is not finite).
 struct KeyTileFacts {
   float key_norm;
@@ -28,6 +30,8 @@ struct Launch {
   KeyTileFacts* key_facts = nullptr;  ///< [batch, kv_heads, key_tiles]
   float* lower = nullptr;             ///< [batch, heads, q_tokens]: lower bound of the threshold
   float* crowd = nullptr;       ///< [batch, heads, q_tokens]: at most so many scores lie between it and tau
+  Find* lists = nullptr;        ///< [batch, heads, q_tokens, kListOfRow]: scores above bounds, with their keys
+  uint32_t* list_lengths = nullptr;  ///< [batch, heads, q_tokens]: a byte for each of a row's four lists
   float* delta = nullptr;       ///< [batch, heads, q_tokens]: dO . mean
   float* row_quanta = nullptr;  ///< [batch, heads, q_tokens]: dQ is summed in multiples of 1 / (it times a
                                 ///< column's)
@@ -36,6 +40,7 @@ struct Launch {
   float* value_maximum = nullptr;   ///< [batch, kv_heads]: largest |v| (norm) of finite numbers
   /// [batch, heads, q_tokens, head_dim / 2]: two sums in each (PairOfSums)
   unsigned long long* grad_query_sum = nullptr;
+  float inverse_z_scale = 0;  ///< where z_scale is positive
 };
 
 /// A document as tokens [begin, begin + length) of queries and keys, and where its tiles start.

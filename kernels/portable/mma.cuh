@@ -27,14 +27,31 @@ __device__ inline void copy_async(uint32_t destination, const void* source, bool
 __device__ inline void copy_async(uint32_t destination, const void* source) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(source) : "memory");
 }
-/// The same for 4 bytes, 0 where !valid.
-__device__ inline void copy_async_word(uint32_t destination, const void* source, bool valid) {
-  const int bytes = valid ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(destination), "l"(source), "r"(bytes)
-               : "memory");
+__device__ inline void copy_async_word(uint32_t destination, const void* source) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(destination), "l"(source) : "memory");
 }
 __device__ inline void store_word(uint32_t destination, uint32_t word) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(destination), "r"(word) : "memory");
+}
+__device__ inline void add_to_word(uint32_t destination, uint32_t word, bool yes) {
+  asm volatile(
+      "{\n"
+      ".reg .pred yes;\n"
+      "setp.ne.s32 yes, %2, 0;\n"
+      "@yes red.shared.add.u32 [%0], %1;\n"
+      "}\n" ::"r"(destination),
+      "r"(word), "r"(static_cast<int>(yes))
+      : "memory");
+}
+__device__ inline void store_four(uint32_t destination, const float (&x)[4]) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(destination), "f"(x[0]), "f"(x[1]), "f"(x[2]),
+               "f"(x[3])
+               : "memory");
+}
+__device__ inline float load_float(uint32_t source) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(source) : "memory");
+  return x;
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `pending` of this thread's newest groups are under way.

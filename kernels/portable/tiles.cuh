@@ -154,6 +154,12 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
 }
 
+/// A number as a type.
+template <int index>
+struct Index {
+  static constexpr int value = index;
+};
+
 /// How weights follow from u = [z - tau]_+: p = u^r, w = u^(r - 1).
 enum class Power { general, linear, square };
 

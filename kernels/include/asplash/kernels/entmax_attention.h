@@ -67,8 +67,7 @@ struct EntmaxAttentionShape {
                                      : row_bits_at() + (document_tiles() * row_bytes() + 7) / 8 * 2;
   }
   constexpr int64_t mask_size() const { return int64_t{batch} * heads * row_tiles() * mask_words(); }
-
- private:
+  /// Key tiles of one document, at most.
   constexpr int document_tiles() const { return (k_tokens + kTile - 1) / kTile; }
 };
 

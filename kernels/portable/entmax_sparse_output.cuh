@@ -1,0 +1,361 @@
+#pragma once
+
+#include "portable/entmax_finds.cuh"
+#include "portable/entmax_output.cuh"
+
+/// Sparse output: out, mean and threshold of the rows whose support the scan has listed, without another
+/// product of queries and keys.
+///
+/// A warp takes a row at a time: its finds into registers, the threshold solved on them to fp32's accuracy
+/// (the list holds every score above a lower bound of it), then the values of the keys that have weight, from
+/// wherever they lie, times p and w in fp32. A block takes a row tile, whose row bits it collects for the
+/// backward.
+///
+/// Why: a row of 16384 keys gives some 57 of them weight, a row tile touches every tile of keys. 57 rows of
+/// values are 14.6 KB a row to be read and 15 thousand multiplications to be made; its share of whole tiles
+/// is 3.1 million.
+namespace asplash::kernels::portable {
+
+/// What a key with weight adds to its row: p and w. Before they are known: its z, in place of p.
+struct Terms {
+  float2* weights;
+  int* keys;
+};
+
+template <typename T, int head_dim>
+struct SparseOutput {
+  /// Lanes that take a value together, 8 columns each.
+  static constexpr int kLanes = head_dim <= 32 ? 4 : head_dim <= 64 ? 8 : head_dim <= 128 ? 16 : 32;
+  static constexpr int kAtOnce = 32 / kLanes;  ///< values
+  static constexpr int kUnroll = 4;
+  static constexpr int kBatch = kAtOnce * kUnroll;
+  static constexpr int kTermsOfWarp = kListOfRow + kBatch;  ///< filled up to a whole batch
+  static constexpr int kWarpBytes = kTermsOfWarp * 12;
+  static constexpr int kRowBitsAt = kWarps * kWarpBytes;
+  static constexpr int kBlocks = head_dim <= 128 ? 8 : 6;
+  static int shared_bytes(int key_tiles) { return kRowBitsAt + key_tiles * static_cast<int>(sizeof(uint2)); }
+};
+
+constexpr int kMaximalSteps = 32;
+/// Below this |M - 1| is rounding; p is normalized by M all the same.
+constexpr float kMassRounding = 4e-6F;
+
+struct SumsAt {
+  float support, slope, mass;
+};
+
+/// Over the z of `count` terms of the warp's row.
+template <Power power>
+__device__ inline SumsAt sums_at(const Terms& terms, int count, float t, float exponent) {
+  int support = 0;
+  float slope = 0, mass = 0;
+#pragma unroll 1
+  for (int i = threadIdx.x % 32; i < count; i += 32) {
+    const float u = fmaxf(terms.weights[i].x - t, 0), w = slope_weight<power>(u, exponent);
+    support += u > 0;
+    slope += w;
+    mass = fmaf(w, u, mass);
+  }
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    slope += __shfl_xor_sync(0xFFFFFFFFU, slope, step);
+    mass += __shfl_xor_sync(0xFFFFFFFFU, mass, step);
+  }
+  return {static_cast<float>(__reduce_add_sync(0xFFFFFFFFU, support)), slope, mass};
+}
+
+struct SolvedRow {
+  float tau;
+  SumsAt sums;  ///< at tau
+  int steps;
+};
+
+/// Newton's step from where the sums were taken; r other than 1 and 2: on the r-norm, whose curve is nearly a
+/// line, instead of on its power.
+template <Power power>
+__device__ inline float newton_step(const SumsAt& sums, float exponent) {
+  if constexpr (power == Power::general)
+    return (sums.mass - __powf(sums.mass, 1 - 1 / exponent)) / sums.slope;
+  return (sums.mass - 1) / (exponent * sums.slope);
+}
+
+/// The threshold, from an estimate. F(t) = sum [z - t]_+^r is convex and falls: Newton's steps end at or
+/// below the root, and so does the root over the scores above a t that lies above it (a subset of the
+/// support). From below, the quadratic's root (r = 2) over the scores above t is no less than the root, and
+/// the root itself if no score lies between the two; where it is not, the bound goes on from Newton's step.
+template <Power power>
+__device__ inline SolvedRow solve_row(const Terms& terms, int count, float t, float lower, float exponent) {
+  float bound = lower;
+  SolvedRow row{t, {}, 0};
+  for (;; ++row.steps) {
+    row.sums = sums_at<power>(terms, count, t, exponent);
+    row.tau = t;
+    const float excess = row.sums.mass - 1;
+    if (fabsf(excess) <= kMassRounding || row.steps == kMaximalSteps) return row;
+    float next = bound;
+    if (row.sums.slope > 0) {
+      const float newton = t + newton_step<power>(row.sums, exponent);
+      const float root = power == Power::square
+                             ? t + root_distance(row.sums.support, row.sums.slope, row.sums.mass, exponent)
+                             : newton;
+      bound = fmaxf(bound, excess > 0 ? newton : root);
+      next = excess > 0 ? fmaxf(root, bound) : bound;
+    }
+    if (fabsf(next - t) <= 1.2e-7F * fabsf(t)) return row;
+    t = next;
+  }
+}
+
+template <typename T, int head_dim>
+struct SparseBlock {
+  using Layout = SparseOutput<T, head_dim>;
+
+  const Launch& launch;
+  const RowPlace& place;
+  char* shared;
+  unsigned int* counters;  ///< EntmaxStatistics
+  const T* values;         ///< the document's first
+
+  __device__ Terms terms() const {
+    char* of_warp = shared + threadIdx.x / 32 * Layout::kWarpBytes;
+    return {reinterpret_cast<float2*>(of_warp), reinterpret_cast<int*>(of_warp + Layout::kTermsOfWarp * 8)};
+  }
+  __device__ uint2* row_bits() const { return reinterpret_cast<uint2*>(shared + Layout::kRowBitsAt); }
+  __device__ void count(int counter, unsigned int number) const {
+    if (launch.params.statistics != nullptr) atomicAdd(counters + counter, number);
+  }
+};
+
+/// Of 8 columns.
+struct SparseSums {
+  float p[8] = {}, w[8] = {};
+};
+
+/// Writes 8 columns of a lane.
+template <typename T>
+__device__ inline void store_columns(T* to, const float (&x)[8]) {
+  *reinterpret_cast<uint4*>(to) = {Element<T>::pack(x[0], x[1]), Element<T>::pack(x[2], x[3]),
+                                   Element<T>::pack(x[4], x[5]), Element<T>::pack(x[6], x[7])};
+}
+
+/// The finds of the warp's row above its bound into shared memory, and their bits into the row bits; how many.
+template <typename T, int head_dim>
+__device__ inline int load_finds(const SparseBlock<T, head_dim>& block, int row, float lower,
+                                 ListLengths lengths) {
+  constexpr int kChunks = kListOfLane / 32;
+  const Find* lists = block.launch.lists + (block.place.row_index + row) * kListOfRow;
+  const uint32_t bit = 1U << (row % 8 * 4 + row / 16 % 2 * 2 + row / 8 % 2);
+  const int lane = threadIdx.x % 32;
+  const Terms terms = block.terms();
+  int count = 0;
+#pragma unroll
+  for (int list = 0; list < 4; ++list) {
+    const int length = lengths.of(list);
+    Find finds[kChunks];
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      finds[i].z = -kInfinity;
+      if (i * 32 + lane < length) finds[i] = lists[list * kListOfLane + i * 32 + lane];
+    }
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      if (i * 32 >= length) break;
+      const bool above = finds[i].z > lower;
+      const uint32_t lanes = __ballot_sync(0xFFFFFFFFU, above);
+      if (above) {
+        const int at = count + __popc(lanes & ((1U << lane) - 1));
+        terms.weights[at].x = finds[i].z;
+        terms.keys[at] = finds[i].key;
+        atomicOr(reinterpret_cast<uint32_t*>(block.row_bits() + finds[i].key / kTile) + row / 32, bit);
+      }
+      count += __popc(lanes);
+    }
+  }
+  __syncwarp();
+  return count;
+}
+
+/// Turns the row's finds into terms, drops those without weight and fills up to a whole batch; how many.
+template <Power power, typename T, int head_dim>
+__device__ inline int list_terms(const SparseBlock<T, head_dim>& block, int finds, const SolvedRow& row) {
+  using Layout = SparseOutput<T, head_dim>;
+  const float exponent = block.launch.exponent, p_factor = 1 / row.sums.mass, w_factor = 1 / row.sums.slope;
+  const int lane = threadIdx.x % 32;
+  const Terms terms = block.terms();
+  int count = 0;
+#pragma unroll 1
+  for (int first = 0; first < finds; first += 32) {
+    const bool there = first + lane < finds;
+    const float u = there ? fmaxf(terms.weights[first + lane].x - row.tau, 0) : 0;
+    const int key = there ? terms.keys[first + lane] : 0;
+    const uint32_t lanes = __ballot_sync(0xFFFFFFFFU, u > 0);  // and the reads are done
+    if (u > 0) {
+      const float w = slope_weight<power>(u, exponent);
+      const int at = count + __popc(lanes & ((1U << lane) - 1));
+      terms.weights[at] = {w * u * p_factor, w * w_factor};
+      terms.keys[at] = key;
+    }
+    count += __popc(lanes);
+  }
+  __syncwarp();
+  // Of a key that has weight: a value that is not finite breaks the row anyway.
+  if (lane < Layout::kBatch && count > 0) {
+    terms.weights[count + lane] = {0, 0};
+    terms.keys[count + lane] = terms.keys[count - 1];
+  }
+  __syncwarp();
+  return count;
+}
+
+/// Sums of the terms' values: a lane's 8 columns, the same in all groups of kLanes.
+template <typename T, int head_dim>
+__device__ inline void add_values(const SparseBlock<T, head_dim>& block, int count, SparseSums& sums) {
+  using Layout = SparseOutput<T, head_dim>;
+  const int lane = threadIdx.x % 32, column = lane % Layout::kLanes * 8;
+  if (head_dim == 96 && column >= head_dim) count = 0;
+  const char* values = reinterpret_cast<const char*>(block.values + column);
+  const int64_t stride = block.launch.params.value.token_stride * static_cast<int64_t>(sizeof(T));
+  Terms terms = block.terms();
+  terms.weights += lane / Layout::kLanes;
+  terms.keys += lane / Layout::kLanes;
+#pragma unroll 1
+  for (int first = 0; first < count; first += Layout::kBatch) {
+    uint4 value[Layout::kUnroll];
+#pragma unroll
+    for (int i = 0; i < Layout::kUnroll; ++i)
+      value[i] =
+          __ldg(reinterpret_cast<const uint4*>(values + terms.keys[first + i * Layout::kAtOnce] * stride));
+#pragma unroll
+    for (int i = 0; i < Layout::kUnroll; ++i) {
+      const float2 weights = terms.weights[first + i * Layout::kAtOnce];
+      const uint32_t words[4] = {value[i].x, value[i].y, value[i].z, value[i].w};
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const float2 v = Element<T>::unpack(words[c]);
+        sums.p[2 * c] = fmaf(weights.x, v.x, sums.p[2 * c]);
+        sums.p[2 * c + 1] = fmaf(weights.x, v.y, sums.p[2 * c + 1]);
+        sums.w[2 * c] = fmaf(weights.y, v.x, sums.w[2 * c]);
+        sums.w[2 * c + 1] = fmaf(weights.y, v.y, sums.w[2 * c + 1]);
+      }
+    }
+  }
+  __syncwarp();  // before the next row's terms
+#pragma unroll
+  for (int step = Layout::kLanes; step < 32; step *= 2) {
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      sums.p[c] += __shfl_xor_sync(0xFFFFFFFFU, sums.p[c], step);
+      sums.w[c] += __shfl_xor_sync(0xFFFFFFFFU, sums.w[c], step);
+    }
+  }
+}
+
+/// Writes the row.
+template <typename T, int head_dim>
+__device__ inline void write_row(const SparseBlock<T, head_dim>& block, int row, float tau, float weight_sum,
+                                 const SparseSums& sums) {
+  using Layout = SparseOutput<T, head_dim>;
+  const EntmaxAttentionParams& p = block.launch.params;
+  const RowPlace& place = block.place;
+  const int lane = threadIdx.x % 32, column = lane * 8;
+  if (lane == 0) {
+    p.tau[place.row_index + row] = tau;
+    if (p.weight_sum) p.weight_sum[place.row_index + row] = weight_sum;
+  }
+  if (lane >= Layout::kLanes || column >= head_dim) return;
+  const int token = place.document.q_begin + place.row0 + row;
+  store_columns(token_pointer<T>(p.out, place.batch, place.head, token) + column, sums.p);
+  if (p.mean_value)
+    store_columns(static_cast<T*>(p.mean_value) + (place.row_index + row) * head_dim + column, sums.w);
+}
+
+/// Writes a row of `x` alone.
+template <typename T, int head_dim>
+__device__ inline void write_same(const SparseBlock<T, head_dim>& block, int row, float tau, float x) {
+  SparseSums sums;
+#pragma unroll
+  for (int c = 0; c < 8; ++c) sums.p[c] = sums.w[c] = x;
+  write_row(block, row, tau, x, sums);
+}
+
+/// One row, by the warp. estimate: of its threshold, infinity: it sees no key, NaN: a score is not finite.
+template <typename T, int head_dim>
+__device__ inline void take_row(const SparseBlock<T, head_dim>& block, int row, float estimate, float lower,
+                                ListLengths lengths) {
+  const RowPlace& place = block.place;
+  const int lane = threadIdx.x % 32;
+  using Counter = EntmaxStatistics;
+  if (!(estimate < kInfinity)) {
+    write_same(block, row, estimate, isnan(estimate) ? NAN : 0.0F);
+    if (isnan(estimate) && lane == 0) {
+      block.count(Counter::kRows, 1);
+      block.count(Counter::kPasses, 1);
+    }
+    return;
+  }
+  const int finds = load_finds(block, row, lower, lengths);
+  with_power(block.launch.exponent, [&](auto power) {
+    constexpr Power kPower = decltype(power)::value;
+    const SolvedRow solved = solve_row<kPower>(block.terms(), finds, estimate, lower, block.launch.exponent);
+    SparseSums sums;
+    add_values(block, list_terms<kPower>(block, finds, solved), sums);
+    bool finite = true;
+#pragma unroll
+    for (int c = 0; c < 8; ++c) finite &= fabsf(sums.p[c]) < kInfinity && fabsf(sums.w[c]) < kInfinity;
+    finite = __all_sync(0xFFFFFFFFU, finite);
+    if (finite)
+      write_row(block, row, solved.tau, solved.sums.slope, sums);
+    else
+      write_same(block, row, NAN, NAN);
+    if (lane != 0) return;
+    block.count(Counter::kRows, 1);
+    block.count(Counter::kSupport, finite ? static_cast<unsigned int>(solved.sums.support) : 0);
+    block.count(min(Counter::kPasses + max(solved.steps, 1) - 1, Counter::kCounters - 1), 1);
+  });
+}
+
+template <typename T, int head_dim>
+__global__ void __launch_bounds__(kThreads, (SparseOutput<T, head_dim>::kBlocks))
+    entmax_sparse_output_kernel(const __grid_constant__ Launch launch) {
+  using Layout = SparseOutput<T, head_dim>;
+  extern __shared__ __align__(16) char shared[];
+  __shared__ __align__(16) char place_memory[sizeof(RowPlace)];
+  __shared__ unsigned int counters[EntmaxStatistics::kCounters];
+  const RowPlace& place = *reinterpret_cast<const RowPlace*>(place_memory);
+  const EntmaxAttentionParams& p = launch.params;
+  if (threadIdx.x == 0) {
+    const int row_tile = p.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
+    new (place_memory) RowPlace(launch, row_tile, kTile, blockIdx.y, blockIdx.z);
+  }
+  if (threadIdx.x < EntmaxStatistics::kCounters) counters[threadIdx.x] = 0;
+  __syncthreads();
+  if (place.rows == 0 || !rows_are_listed(launch, place)) return;
+  const SparseBlock<T, head_dim> block{
+      launch, place, shared, counters,
+      token_pointer<const T>(p.value, place.batch, place.kv_head, place.document.k_begin)};
+  for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads) block.row_bits()[tile] = {0, 0};
+  // Lane i keeps what is known about the warp's i-th row.
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = min(lane * kWarps + warp, place.rows - 1);
+  const float estimate = p.tau[place.row_index + own], lower = launch.lower[place.row_index + own];
+  const uint32_t lengths = launch.list_lengths[place.row_index + own];
+  __syncthreads();
+#pragma unroll 1
+  for (int i = 0; i * kWarps + warp < place.rows; ++i)
+    take_row(block, i * kWarps + warp, __shfl_sync(0xFFFFFFFFU, estimate, i),
+             __shfl_sync(0xFFFFFFFFU, lower, i), ListLengths{__shfl_sync(0xFFFFFFFFU, lengths, i)});
+  __syncthreads();
+  for (int base = 0; base < place.key_tiles; base += kThreads) {
+    const int tile = base + static_cast<int>(threadIdx.x);
+    const uint2 bits = tile < place.key_tiles ? block.row_bits()[tile] : uint2{0, 0};
+    write_mask(launch, place, base, bits);
+    const unsigned int zero = __popc(__ballot_sync(0xFFFFFFFFU, tile < place.key_tiles && (bits.x | bits.y) == 0));
+    if (lane == 0) block.count(EntmaxStatistics::kZeroTiles, zero);
+  }
+  if (p.statistics == nullptr) return;
+  if (threadIdx.x == 0) block.count(EntmaxStatistics::kTiles, place.key_tiles);
+  __syncthreads();
+  if (threadIdx.x < EntmaxStatistics::kCounters && counters[threadIdx.x] != 0)
+    atomicAdd(p.statistics + threadIdx.x, static_cast<unsigned long long>(counters[threadIdx.x]));
+}
+
+}  // namespace asplash::kernels::portable
