@@ -74,7 +74,7 @@ bool choose(const EntmaxAttentionShape& shape, KernelSet& set) {
   return true;
 }
 
-/// Parts of the workspace, one after the other. Those that the backward clears stand together at its end.
+/// Parts of the workspace, one after the other. Those that the backward clears beforehand stand together.
 class Workspace {
  public:
   explicit Workspace(void* memory) : memory_(static_cast<char*>(memory)) {}
@@ -109,7 +109,7 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
     return workspace.bytes();
   }
   workspace.take(launch.delta, rows);
-  workspace.take(launch.row_quanta, rows);
+  workspace.take(launch.row_bound, rows);
   workspace.take(launch.broken_rows, size_t(s.batch) * s.heads);
   workspace.take(launch.value_maximum, kv_heads);
   workspace.take(launch.column_maximum, kv_heads * s.head_dim);

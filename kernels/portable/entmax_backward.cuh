@@ -61,7 +61,7 @@ struct Backward {
   static constexpr int kCrossAt = 2 * Rows::kBytes;
   static constexpr int kColumnsAt = kCrossAt + CrossTile::kBytes;
   static constexpr int kStageAt = kColumnsAt + kChunk * 2;
-  static constexpr int kNumbersAt = 2 * Rows::kBytes;  ///< in a stage: tau, delta, 1 / quantum of each row
+  static constexpr int kNumbersAt = 2 * Rows::kBytes;  ///< in a stage: tau, delta, row_bound of each row
   static constexpr int kStageBytes = kNumbersAt + 3 * kTile * 4;
   static constexpr int shared_bytes(int stages) { return kStageAt + stages * kStageBytes; }
   static constexpr int kBlocks = head_dim <= 64 ? 3 : head_dim <= 128 ? 2 : 1;
@@ -81,7 +81,8 @@ struct KeyPlace {
   int64_t head_index;
   const uint32_t* row_bits;  ///< of the document's first row tile
   float slope;               ///< (alpha - 1) slope of the head
-  bool broken;               ///< some row of the head is
+  float value_maximum;
+  bool broken;  ///< some row of the head is
 };
 
 template <typename T, int head_dim>
@@ -178,7 +179,7 @@ struct BackwardBlock {
       else
         store_word(numbers, __float_as_uint(kInfinity));
       copy_async_word(numbers + kTile * 4, launch.delta + index);
-      copy_async_word(numbers + kTile * 8, launch.row_quanta + index);
+      copy_async_word(numbers + kTile * 8, launch.row_bound + index);
     }
     commit_copies();
   }
@@ -227,7 +228,7 @@ __device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, int 
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     const int row = r * 8 + lane / 4;
-    const float quanta = numbers[row];
+    const float quanta = row_quanta(numbers[row] * block.place.value_maximum);
 #pragma unroll
     for (int n = 0; n < kGroups; ++n) {
       const float2 scale = unpack_powers(scales[n]);
@@ -456,6 +457,7 @@ __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
     place.kv_head = head_and_chunk / Layout::kChunks;
     place.key_tile = tile - place.document.key_tile_begin;
     place.first_column = head_and_chunk % Layout::kChunks * Layout::kChunk;
+    place.value_maximum = launch.value_maximum[int64_t{place.batch} * p.shape.kv_heads + place.kv_head];
     place.member = -1;
     place.span_end = place.document.row_tiles();
   }

@@ -53,11 +53,12 @@ __device__ inline int bin_of(float z, float anchor) {
   return (static_cast<int>(places_of(z - anchor)) - 0x4B400000) >> 3;
 }
 
-/// Where `yes`: counts z = product * factor. (A branch would cost more.)
+/// Where `yes`: counts z = product * factor.
 __device__ inline void count_score(uint32_t row, float product, float factor, float anchor,
                                    const HistogramFormat& format, bool yes) {
   const uint32_t places = places_of(fmaf(product, factor, -anchor));
-  add_to_word(row + places / kPlaces % kBins * 4, 1 + (places % kPlaces << format.count_bits), yes);
+  // An addition of nothing: with a condition the compiler makes a branch of it all.
+  add_to_word(row + places / kPlaces % kBins * 4, yes ? 1 + (places % kPlaces << format.count_bits) : 0);
 }
 
 /// Clears the bins that come into the window when its top moves from old_top to top; lane `lane` of `lanes`

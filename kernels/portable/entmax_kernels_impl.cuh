@@ -21,14 +21,6 @@ cudaError_t launch_kernel(Kernel kernel, dim3 grid, int shared_bytes, cudaStream
   return cudaGetLastError();
 }
 
-template <typename T, int head_dim>
-cudaError_t prepare_keys(const Launch& launch, bool maxima, cudaStream_t stream) {
-  const EntmaxAttentionShape& s = launch.params.shape;
-  if (s.k_tokens == 0) return cudaSuccess;
-  return launch_kernel(key_facts_kernel<T, head_dim>, dim3(s.key_tiles(), s.kv_heads, s.batch), 0, stream,
-                       launch, maxima);
-}
-
 template <typename T, int head_dim, int row_tiles>
 cudaError_t launch_scan(const Launch& launch, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
@@ -63,8 +55,13 @@ cudaError_t choose_scan(const Launch& launch, cudaStream_t stream) {
 template <typename T, int head_dim>
 cudaError_t launch_forward(const Launch& launch, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
-  if (const cudaError_t error = prepare_keys<T, head_dim>(launch, false, stream); error != cudaSuccess)
-    return error;
+  if (s.k_tokens > 0) {
+    if (const cudaError_t error =
+            launch_kernel(key_facts_kernel<T, head_dim>, dim3(s.key_tiles(), s.kv_heads, s.batch), 0, stream,
+                          launch);
+        error != cudaSuccess)
+      return error;
+  }
   if (const cudaError_t error = choose_scan<T, head_dim>(launch, stream); error != cudaSuccess) return error;
   const dim3 grid(s.row_tiles(), s.heads, s.batch);
   if (const cudaError_t error = launch_kernel(entmax_sparse_output_kernel<T, head_dim>, grid,
@@ -103,20 +100,19 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
   using Layout = Backward<T, head_dim>;
   int stages = 0;
   if (const cudaError_t error = choose_stages<T, head_dim>(stages); error != cudaSuccess) return error;
-  // broken_rows, value_maximum, column_maximum and grad_query_sum lie one after the other.
-  const char* end = reinterpret_cast<const char*>(launch.grad_query_sum +
-                                                  int64_t{s.batch} * s.heads * s.q_tokens * head_dim / 2);
-  const size_t sums = static_cast<size_t>(end - reinterpret_cast<const char*>(launch.broken_rows));
-  if (const cudaError_t error = cudaMemsetAsync(launch.broken_rows, 0, sums, stream); error != cudaSuccess)
+  // broken_rows, value_maximum and column_maximum lie one after the other.
+  const char* end = reinterpret_cast<const char*>(launch.column_maximum + int64_t{s.batch} * s.kv_heads * head_dim);
+  const size_t bytes = static_cast<size_t>(end - reinterpret_cast<const char*>(launch.broken_rows));
+  if (const cudaError_t error = cudaMemsetAsync(launch.broken_rows, 0, bytes, stream); error != cudaSuccess)
     return error;
-  if (const cudaError_t error = prepare_keys<T, head_dim>(launch, true, stream); error != cudaSuccess)
+  constexpr int kRows = RowWalk<head_dim>::kRows;
+  const int row_blocks = (s.q_tokens + kRows - 1) / kRows;
+  const unsigned int key_blocks = s.k_tokens > 0 ? static_cast<unsigned int>(s.key_tiles()) * s.kv_heads : 0;
+  const dim3 facts_grid(key_blocks + static_cast<unsigned int>(row_blocks) * s.heads, s.batch);
+  if (facts_grid.x == 0) return cudaSuccess;
+  if (const cudaError_t error = launch_kernel(backward_facts_kernel<T, head_dim>, facts_grid, 0, stream, launch);
+      error != cudaSuccess)
     return error;
-  if (s.q_tokens > 0) {
-    const dim3 grid((s.q_tokens + kWarps - 1) / kWarps, s.heads, s.batch);
-    if (const cudaError_t error = launch_kernel(row_facts_kernel<T, head_dim>, grid, 0, stream, launch);
-        error != cudaSuccess)
-      return error;
-  }
   if (s.k_tokens > 0) {
     const dim3 grid(static_cast<unsigned int>(s.key_tiles()) * s.kv_heads * Layout::kChunks, s.batch);
     if (const cudaError_t error = launch_kernel(entmax_backward_kernel<T, head_dim>, grid,
@@ -125,8 +121,8 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
       return error;
   }
   if (s.q_tokens == 0) return cudaSuccess;
-  return launch_kernel(finish_grad_query_kernel<T, head_dim>, dim3((s.q_tokens + 7) / 8, s.heads, s.batch), 0,
-                       stream, launch);
+  return launch_kernel(finish_grad_query_kernel<T, head_dim>, dim3(row_blocks, s.heads, s.batch), 0, stream,
+                       launch);
 }
 
 template <typename T, int head_dim>

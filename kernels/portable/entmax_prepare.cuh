@@ -2,149 +2,244 @@
 
 #include "portable/entmax_backward.cuh"
 
-/// Small kernels around the large ones: how large keys, values and rows are, and dQ from its sums.
+/// Small kernels around the large ones: how large keys, values and rows are, and dQ from its sums. They move
+/// memory and little else: every thread takes 16 bytes of several rows at once. (A warp a row and a row at a
+/// time, with maxima of columns straight to global memory, took twice as long: 0.1 of 1.7 ms at 4096 tokens.)
 namespace asplash::kernels::portable {
 
-/// Norm of the finite numbers of one token's row, by a warp; `broken` where one is not finite. largest: of
-/// each finite number, at [i] for the numbers 2 (lane + 32 i) and the next.
-template <typename T, int head_dim>
-__device__ inline float token_norm(const T* token, bool& broken, float2 (&largest)[(head_dim + 63) / 64]) {
-  const uint32_t* words = reinterpret_cast<const uint32_t*>(token);
-  float square = 0;
+/// How a block goes over rows: kLanes threads take a row, 8 numbers each.
+template <int head_dim>
+struct RowWalk {
+  static constexpr int kUnits = head_dim / 8;
+  static constexpr int kLanes = kUnits <= 4 ? 4 : kUnits <= 8 ? 8 : kUnits <= 16 ? 16 : 32;
+  static constexpr int kAtOnce = kThreads / kLanes;  ///< rows
+  static constexpr int kPasses = 4;
+  static constexpr int kRows = kAtOnce * kPasses;  ///< of a block, where it takes rows only
+
+  static __device__ int first_row() { return threadIdx.x / kLanes; }
+  static __device__ int unit() { return threadIdx.x % kLanes; }
+  static __device__ bool has_unit() { return kUnits == kLanes || unit() < kUnits; }
+  static __device__ float sum(float x) {
 #pragma unroll
-  for (int i = 0; i < (head_dim + 63) / 64; ++i) {
-    const int word = threadIdx.x % 32 + i * 32;
-    if (word >= head_dim / 2) continue;
-    float2 x = Element<T>::unpack(words[word]);
-    x = {fabsf(x.x), fabsf(x.y)};
-    if (!(x.x < kInfinity)) x.x = 0, broken = true;
-    if (!(x.y < kInfinity)) x.y = 0, broken = true;
-    square = fmaf(x.x, x.x, fmaf(x.y, x.y, square));
-    largest[i] = {fmaxf(largest[i].x, x.x), fmaxf(largest[i].y, x.y)};
+    for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFU, x, step);
+    return x;
   }
-  for (int step = 16; step > 0; step /= 2) square += __shfl_xor_sync(0xFFFFFFFFU, square, step);
-  return sqrtf(square);
+};
+
+template <typename T>
+__device__ inline void unpack_unit(const uint4& unit, float (&x)[8]) {
+  const uint32_t words[4] = {unit.x, unit.y, unit.z, unit.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = Element<T>::unpack(words[i]);
+    x[2 * i] = pair.x;
+    x[2 * i + 1] = pair.y;
+  }
 }
 
-/// For non-negative numbers, whose bits order like integers.
+/// Numbers that are not finite become 0; whether there was none.
+__device__ inline bool clear_broken(float (&x)[8]) {
+  bool finite = true;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const bool is = fabsf(x[i]) < kInfinity;
+    finite &= is;
+    x[i] = is ? x[i] : 0;
+  }
+  return finite;
+}
+
+__device__ inline float square_of(const float (&x)[8]) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum = fmaf(x[i], x[i], sum);
+  return sum;
+}
+
+/// For non-negative numbers, whose bits order like integers. Most find a larger one there.
 __device__ inline void atomic_max(float* address, float x) {
-  atomicMax(reinterpret_cast<int*>(address), __float_as_int(x));
+  if (x > *reinterpret_cast<volatile float*>(address))
+    atomicMax(reinterpret_cast<int*>(address), __float_as_int(x));
 }
 
-/// KeyTileFacts of each key tile, one block a tile; with `maxima` (zeroed before) also those of columns and
-/// values.
-template <typename T, int head_dim>
-__global__ void __launch_bounds__(kThreads)
-    key_facts_kernel(const __grid_constant__ Launch launch, bool maxima) {
+/// Over the block; in all threads. The block meets.
+__device__ inline float block_max(float x, float (&of_warps)[kWarps]) {
+  for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, step));
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = x;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) x = fmaxf(x, of_warps[i]);
+  return x;
+}
+
+/// KeyTileFacts of a global key tile; with `maxima` (zeroed before) also those of columns and values.
+template <typename T, int head_dim, bool maxima>
+__device__ inline void take_key_tile(const Launch& launch, int tile, int kv_head, int batch) {
+  using Walk = RowWalk<head_dim>;
   const EntmaxAttentionParams& p = launch.params;
-  const Document document = document_with_tile(launch, launch.key_tile_begin, blockIdx.x);
-  const int key0 = (static_cast<int>(blockIdx.x) - document.key_tile_begin) * kTile;
+  const Document document = document_with_tile(launch, launch.key_tile_begin, tile);
+  const int key0 = (tile - document.key_tile_begin) * kTile;
   if (key0 >= document.k_length) return;
-  constexpr int kWords = (head_dim + 63) / 64;
-  const int keys = min(kTile, document.k_length - key0), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float2 columns[kWords] = {}, unused[kWords] = {};
-  float key_norm = 0, value_norm = 0;
-  bool key_broken = false, value_broken = false;
-  for (int row = warp; row < keys; row += kWarps) {
-    const int token = document.k_begin + key0 + row;
-    key_norm =
-        fmaxf(key_norm, token_norm<T, head_dim>(token_pointer<const T>(p.key, blockIdx.z, blockIdx.y, token),
-                                                key_broken, columns));
-    value_norm = fmaxf(value_norm,
-                       token_norm<T, head_dim>(token_pointer<const T>(p.value, blockIdx.z, blockIdx.y, token),
-                                               value_broken, unused));
+  __shared__ float of_warps[2][kWarps];
+  __shared__ int columns[maxima ? head_dim : 1];
+  if (maxima) {
+    for (int i = threadIdx.x; i < head_dim; i += kThreads) columns[i] = 0;
   }
-  __shared__ float norms[2][kWarps];
-  key_broken = __syncthreads_or(key_broken);
-  value_broken = __syncthreads_or(value_broken);
-  if (lane == 0) {
-    norms[0][warp] = key_norm;
-    norms[1][warp] = value_norm;
+  const int keys = min(kTile, document.k_length - key0), token = document.k_begin + key0;
+  const T* key = token_pointer<const T>(p.key, batch, kv_head, token) + Walk::unit() * 8;
+  const T* value = token_pointer<const T>(p.value, batch, kv_head, token) + Walk::unit() * 8;
+  float key_norm = 0, value_norm = 0, largest[8] = {};
+  bool keys_finite = true, values_finite = true;
+#pragma unroll(head_dim <= 128 ? 4 : 2)
+  for (int pass = 0; pass < kTile / Walk::kAtOnce; ++pass) {
+    const int row = pass * Walk::kAtOnce + Walk::first_row();
+    uint4 units[2] = {};
+    if (row < keys && Walk::has_unit()) {
+      units[0] = __ldg(reinterpret_cast<const uint4*>(key + row * p.key.token_stride));
+      units[1] = __ldg(reinterpret_cast<const uint4*>(value + row * p.value.token_stride));
+    }
+    float x[8];
+    unpack_unit<T>(units[0], x);
+    keys_finite &= clear_broken(x);
+    key_norm = fmaxf(key_norm, Walk::sum(square_of(x)));
+    if (maxima) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) largest[i] = fmaxf(largest[i], fabsf(x[i]));
+    }
+    unpack_unit<T>(units[1], x);
+    values_finite &= clear_broken(x);
+    value_norm = fmaxf(value_norm, Walk::sum(square_of(x)));
   }
-  const int64_t kv_index = int64_t{blockIdx.z} * p.shape.kv_heads + blockIdx.y;
+  keys_finite = __syncthreads_and(keys_finite);
+  values_finite = __syncthreads_and(values_finite);
+  const int64_t kv_index = int64_t{batch} * p.shape.kv_heads + kv_head;
   if (maxima) {
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      const int word = lane + i * 32;
-      if (word >= head_dim / 2) continue;
-      float* column = launch.column_maximum + kv_index * head_dim + word * 2;
-      atomic_max(column, columns[i].x);
-      atomic_max(column + 1, columns[i].y);
+    for (int i = 0; i < 8; ++i) {
+#pragma unroll
+      for (int step = Walk::kLanes; step < 32; step *= 2)
+        largest[i] = fmaxf(largest[i], __shfl_xor_sync(0xFFFFFFFFU, largest[i], step));
+      if (threadIdx.x % 32 < Walk::kLanes && Walk::has_unit())
+        atomicMax(columns + (maxima ? Walk::unit() * 8 + i : 0), __float_as_int(largest[i]));
     }
   }
-  __syncthreads();
+  key_norm = sqrtf(block_max(key_norm, of_warps[0]));
+  value_norm = sqrtf(block_max(value_norm, of_warps[1]));
+  if (maxima) {
+    for (int i = threadIdx.x; i < head_dim; i += kThreads)
+      atomic_max(launch.column_maximum + kv_index * head_dim + i, __int_as_float(columns[i]));
+  }
   if (threadIdx.x != 0) return;
-  for (int i = 1; i < kWarps; ++i) {
-    key_norm = fmaxf(key_norm, norms[0][i]);
-    value_norm = fmaxf(value_norm, norms[1][i]);
-  }
   if (maxima) atomic_max(launch.value_maximum + kv_index, value_norm);
-  launch.key_facts[kv_index * p.shape.key_tiles() + blockIdx.x] = {key_broken ? kInfinity : key_norm,
-                                                                   value_broken ? kInfinity : value_norm};
+  launch.key_facts[kv_index * p.shape.key_tiles() + tile] = {keys_finite ? key_norm : kInfinity,
+                                                            values_finite ? value_norm : kInfinity};
 }
 
-/// delta and quanta of each row; a warp a row.
+/// delta and bounds of a block of rows; clears their sums.
 template <typename T, int head_dim>
-__global__ void __launch_bounds__(kThreads) row_facts_kernel(const __grid_constant__ Launch launch) {
+__device__ inline void take_rows(const Launch& launch, int block, int head, int batch) {
+  using Walk = RowWalk<head_dim>;
   const EntmaxAttentionParams& p = launch.params;
-  const int token = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (token >= p.shape.q_tokens) return;
-  const int64_t row = (int64_t{blockIdx.z} * p.shape.heads + blockIdx.y) * p.shape.q_tokens + token;
-  const uint32_t* mean =
-      reinterpret_cast<const uint32_t*>(static_cast<const T*>(p.mean_value) + row * head_dim);
-  const uint32_t* grad = reinterpret_cast<const uint32_t*>(
-      token_pointer<const T>(launch.gradients.grad_out, blockIdx.z, blockIdx.y, token));
-  float delta = 0, square = 0;
+  const int64_t head_index = int64_t{batch} * p.shape.heads + head;
+  const int first = block * Walk::kRows + Walk::first_row();
+  const T* means = static_cast<const T*>(p.mean_value) + head_index * p.shape.q_tokens * head_dim;
+  uint4 mean[Walk::kPasses] = {}, grad[Walk::kPasses] = {};
 #pragma unroll
-  for (int i = 0; i < (head_dim + 63) / 64; ++i) {
-    const int word = lane + i * 32;
-    if (word >= head_dim / 2) continue;
-    const float2 a = Element<T>::unpack(mean[word]), b = Element<T>::unpack(grad[word]);
-    delta = fmaf(a.x, b.x, fmaf(a.y, b.y, delta));
-    square = fmaf(b.x, b.x, fmaf(b.y, b.y, square));
+  for (int pass = 0; pass < Walk::kPasses; ++pass) {
+    const int token = first + pass * Walk::kAtOnce;
+    if (token >= p.shape.q_tokens || !Walk::has_unit()) continue;
+    mean[pass] = __ldg(reinterpret_cast<const uint4*>(means + int64_t{token} * head_dim) + Walk::unit());
+    grad[pass] = __ldg(reinterpret_cast<const uint4*>(
+                           token_pointer<const T>(launch.gradients.grad_out, batch, head, token)) +
+                       Walk::unit());
+    uint4* sums =
+        reinterpret_cast<uint4*>(launch.grad_query_sum + (head_index * p.shape.q_tokens + token) * (head_dim / 2));
+    sums[Walk::unit()] = sums[Walk::unit() + Walk::kUnits] = {0, 0, 0, 0};
   }
-  for (int step = 16; step > 0; step /= 2) {
-    delta += __shfl_xor_sync(0xFFFFFFFFU, delta, step);
-    square += __shfl_xor_sync(0xFFFFFFFFU, square, step);
+#pragma unroll
+  for (int pass = 0; pass < Walk::kPasses; ++pass) {
+    const int token = first + pass * Walk::kAtOnce;
+    float a[8], b[8], dot = 0;
+    unpack_unit<T>(mean[pass], a);
+    unpack_unit<T>(grad[pass], b);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) dot = fmaf(a[i], b[i], dot);
+    const float delta = Walk::sum(dot), square = Walk::sum(square_of(b));
+    if (token >= p.shape.q_tokens || Walk::unit() != 0) continue;
+    const int64_t row = head_index * p.shape.q_tokens + token;
+    // Rows without keys may hold anything, too.
+    const bool broken = !(fabsf(p.tau[row]) < kInfinity);
+    launch.delta[row] = broken ? 0 : delta;
+    // Twice: weight_sum was taken within rounding of tau, dS is rounded.
+    launch.row_bound[row] = broken ? 0 : 2 * p.weight_sum[row] * 2 * sqrtf(square);
+    if (broken) launch.broken_rows[head_index] = 1;
   }
-  if (lane != 0) return;
-  const int kv_head = blockIdx.y / (p.shape.heads / p.shape.kv_heads);
-  const float value = launch.value_maximum[int64_t{blockIdx.z} * p.shape.kv_heads + kv_head];
-  // Rows without keys may hold anything, too.
-  const bool broken = !(fabsf(p.tau[row]) < kInfinity);
-  // Twice: weight_sum was taken within rounding of tau, dS is rounded.
-  const float bound = 2 * p.weight_sum[row] * 2 * sqrtf(square) * value;
-  launch.delta[row] = broken ? 0 : delta;
-  launch.row_quanta[row] = broken ? 1 : row_quanta(bound);
-  if (broken) launch.broken_rows[int64_t{blockIdx.z} * p.shape.heads + blockIdx.y] = 1;
 }
 
-/// dQ from its sums: a block takes 8 tokens of one head, a thread 8 columns of one token.
+/// KeyTileFacts of each key tile, one block a tile.
+template <typename T, int head_dim>
+__global__ void __launch_bounds__(kThreads) key_facts_kernel(const __grid_constant__ Launch launch) {
+  take_key_tile<T, head_dim, false>(launch, blockIdx.x, blockIdx.y, blockIdx.z);
+}
+
+/// The same with maxima, and after them the blocks that take rows.
+template <typename T, int head_dim>
+__global__ void __launch_bounds__(kThreads) backward_facts_kernel(const __grid_constant__ Launch launch) {
+  const EntmaxAttentionShape& shape = launch.params.shape;
+  const int key_tiles = shape.key_tiles(), key_blocks = key_tiles * shape.kv_heads;
+  const int block = blockIdx.x;
+  if (block < key_blocks) {
+    take_key_tile<T, head_dim, true>(launch, block % key_tiles, block / key_tiles, blockIdx.y);
+    return;
+  }
+  constexpr int kRows = RowWalk<head_dim>::kRows;
+  const int row_blocks = (shape.q_tokens + kRows - 1) / kRows, index = block - key_blocks;
+  take_rows<T, head_dim>(launch, index % row_blocks, index / row_blocks, blockIdx.y);
+}
+
+/// dQ from its sums: a thread takes 8 columns of several tokens of one head.
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __grid_constant__ Launch launch) {
+  using Walk = RowWalk<head_dim>;
   const EntmaxAttentionParams& p = launch.params;
+  if (!Walk::has_unit()) return;
   const int64_t head_index = int64_t{blockIdx.z} * p.shape.heads + blockIdx.y;
-  const int kv_head = blockIdx.y / (p.shape.heads / p.shape.kv_heads);
-  const float* maxima = launch.column_maximum + (int64_t{blockIdx.z} * p.shape.kv_heads + kv_head) * head_dim;
-  for (int i = threadIdx.x; i < head_dim; i += kThreads) {
-    const int group = i % (head_dim / 8), row = i / (head_dim / 8), token = blockIdx.x * 8 + row;
-    if (token >= p.shape.q_tokens) continue;
+  const int64_t kv_index =
+      int64_t{blockIdx.z} * p.shape.kv_heads + blockIdx.y / (p.shape.heads / p.shape.kv_heads);
+  const int first = blockIdx.x * Walk::kRows + Walk::first_row();
+  ulonglong2 sums[Walk::kPasses][2];
+  float factors[Walk::kPasses];
+  const float value = launch.value_maximum[kv_index];
+#pragma unroll
+  for (int pass = 0; pass < Walk::kPasses; ++pass) {
+    const int token = min(first + pass * Walk::kAtOnce, p.shape.q_tokens - 1);
     const int64_t index = head_index * p.shape.q_tokens + token;
+    const ulonglong2* from =
+        reinterpret_cast<const ulonglong2*>(launch.grad_query_sum + index * (head_dim / 2)) + Walk::unit() * 2;
+    sums[pass][0] = from[0];
+    sums[pass][1] = from[1];
     // Integers cannot tell that a gradient of the output was not finite; delta can.
     const bool broken = isnan(p.tau[index]) || !(fabsf(launch.delta[index]) < kInfinity);
-    const float factor = broken ? NAN : p.scale / launch.row_quanta[index];
-    const ulonglong2* sums = reinterpret_cast<const ulonglong2*>(launch.grad_query_sum +
-                                                                 (index * p.shape.head_dim + group * 8) / 2);
-    const auto pair = [&](unsigned long long sum, int column) {
-      const int2 parts = PairOfSums::parts(sum);
-      const float* maximum = maxima + group * 8 + column;
-      return Element<T>::pack(static_cast<float>(parts.x) / column_quanta(maximum[0]) * factor,
-                              static_cast<float>(parts.y) / column_quanta(maximum[1]) * factor);
-    };
-    const ulonglong2 first = sums[0], second = sums[1];
-    T* out = token_pointer<T>(launch.gradients.grad_query, blockIdx.z, blockIdx.y, token) + group * 8;
-    *reinterpret_cast<uint4*>(out) = {pair(first.x, 0), pair(first.y, 2), pair(second.x, 4),
-                                      pair(second.y, 6)};
+    factors[pass] = broken ? NAN : p.scale / row_quanta(launch.row_bound[index] * value);
+  }
+  float columns[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    columns[i] = 1 / column_quanta(launch.column_maximum[kv_index * head_dim + Walk::unit() * 8 + i]);
+#pragma unroll
+  for (int pass = 0; pass < Walk::kPasses; ++pass) {
+    const int token = first + pass * Walk::kAtOnce;
+    if (token >= p.shape.q_tokens) continue;
+    const unsigned long long pairs[4] = {sums[pass][0].x, sums[pass][0].y, sums[pass][1].x, sums[pass][1].y};
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int2 parts = PairOfSums::parts(pairs[i]);
+      words[i] = Element<T>::pack(static_cast<float>(parts.x) * columns[2 * i] * factors[pass],
+                                  static_cast<float>(parts.y) * columns[2 * i + 1] * factors[pass]);
+    }
+    T* out = token_pointer<T>(launch.gradients.grad_query, blockIdx.z, blockIdx.y, token) + Walk::unit() * 8;
+    *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
   }
 }
 

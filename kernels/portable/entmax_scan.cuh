@@ -64,7 +64,7 @@ struct Scan {
   static int shared_bytes(int tile_words) { return kCandidatesAt + (kRowTiles + 1) * tile_words * 4; }
   static constexpr int kBlocks = head_dim > 128                      ? 1
                                  : head_dim == 96                   ? 4 - row_tiles
-                                 : row_tiles == 1 || head_dim <= 32 ? 4
+                                 : row_tiles == 1 || head_dim <= 64 ? 4
                                                                     : 3;  ///< at a time on a multiprocessor
 };
 
@@ -73,11 +73,8 @@ struct Scan {
 /// all are counted and listed. Again: those of early tiles that are candidates are listed at the end, by then
 /// few, and counted if they were not.
 enum class Finding { early, later, again };
-/// One in so many key tiles is early.
-#ifndef ASPLASH_EARLY
-#define ASPLASH_EARLY 4
-#endif
-constexpr int kEarlyShare = ASPLASH_EARLY;
+/// How many key tiles are early.
+__device__ inline int early_share(int tiles) { return tiles <= 64 ? tiles / 4 : 8 + tiles / 8; }
 
 /// A thread's rows: two of each band (lane / 4 and lane / 4 + 8). The four lanes of a quad agree on all but
 /// broken.
@@ -245,8 +242,8 @@ __device__ inline void take_finds(const Block& block, const Scores<bands, groups
   while (__any_sync(0xFFFFFFFFU, mask != 0)) {
     // Bits of i: 16: band, 12: group, 2: row (+ 8) within the band, 1: column. No branch: lanes stay together.
     const bool yes = mask != 0;
-    const int i = 31 - __clz(static_cast<int>(mask));
-    mask &= ~(1U << (i & 31));
+    const int i = 31 - __clz(static_cast<int>(mask | 1));
+    mask &= ~(1U << i);
     const int rows_below = (i & 18) * 4, shift = (i & 16) + (i & 2) * 4;
     const float x = load_float(mine + i * 4);
     bool count = yes;
@@ -284,10 +281,11 @@ __device__ inline unsigned int scan_step(const Block& block, int first_key, uint
   bool relevant[Layout::kBands] = {}, above = false;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    top[r] = -kInfinity;
 #pragma unroll
-    for (int n = 0; n < kGroups; ++n)
-      top[r] = fmaxf(top[r], fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
+    for (int n = 0; n < kGroups; ++n) {
+      const float larger = fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]);
+      top[r] = n == 0 ? larger : fmaxf(top[r], larger);
+    }
     const float excess = fmaf(top[r], factor, -state.lower[r]);
     relevant[r / 2] |= excess > 0;
     above |= excess > 1;
@@ -372,7 +370,7 @@ __device__ void scan(const Block& block, const Query& query, typename Block::Row
       min(max((block.place.row0 + block.place.document.offset() + kTile / 2) / kTile, 0), tiles - 1);
   ScanOrder order(tiles, block.launch.params.causal ? tiles - 1 : centre, block.place.slope == 0);
   // Where positions bias scores, the walk may end anywhere; it is short.
-  const int early_tiles = block.place.slope == 0 ? tiles / kEarlyShare : 0;
+  const int early_tiles = block.place.slope == 0 ? early_share(tiles) : 0;
   TilesOf early(block.early(), early_tiles > 0 ? words : 0);
   Finding finding = early_tiles > 0 ? Finding::early : Finding::later;
   const auto next_tile = [&] {
@@ -394,7 +392,6 @@ __device__ void scan(const Block& block, const Query& query, typename Block::Row
       solve = true;
     } else if (visit == tiles) {
       finding = Finding::again;
-      solve = true;
     }
     const int next = next_tile();
     if (kStages == 2 && next >= 0) block.load_keys(next, 1 - stage);
@@ -414,7 +411,9 @@ __device__ void scan(const Block& block, const Query& query, typename Block::Row
       if (bands == 0) continue;
       found |= bands;
       ++counted;
-      solve = (finding != Finding::again && (counted & (counted - 1)) == 0) || state.lists.full();
+      // Early on, a bound only tells which tiles are candidates: every other power of two will do.
+      const int due = finding == Finding::early ? 0x55555554 : finding == Finding::later ? -1 : 0;
+      solve = ((counted & (counted - 1)) == 0 && (counted & due) != 0) || state.lists.full();
     }
     if (threadIdx.x % 32 < Layout::kRowTiles && (found >> threadIdx.x % 32 & 1) != 0)
       atomicOr(block.candidates(threadIdx.x % 32) + current / 32, 1U << (current % 32));
@@ -562,7 +561,7 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim, row_tiles>::kBloc
   }
   const int words = p.shape.tile_words();
   for (int tile = 0; tile * kTile < place.rows; ++tile) {
-    // No row bits yet: the output pass writes those of the tiles that it looks at.
+    // No row bits yet: they are written with the output.
     for (int i = threadIdx.x; i < p.shape.mask_words(); i += kThreads)
       p.tile_mask[place.mask_at + tile * p.shape.mask_words() + i] =
           i < words ? block.candidates(tile)[i] : 0;

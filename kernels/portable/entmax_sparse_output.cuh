@@ -317,7 +317,6 @@ __device__ inline void take_row(const SparseBlock<T, head_dim>& block, int row, 
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads, (SparseOutput<T, head_dim>::kBlocks))
     entmax_sparse_output_kernel(const __grid_constant__ Launch launch) {
-  using Layout = SparseOutput<T, head_dim>;
   extern __shared__ __align__(16) char shared[];
   __shared__ __align__(16) char place_memory[sizeof(RowPlace)];
   __shared__ unsigned int counters[EntmaxStatistics::kCounters];
@@ -335,9 +334,10 @@ __global__ void __launch_bounds__(kThreads, (SparseOutput<T, head_dim>::kBlocks)
       token_pointer<const T>(p.value, place.batch, place.kv_head, place.document.k_begin)};
   for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads) block.row_bits()[tile] = {0, 0};
   // Lane i keeps what is known about the warp's i-th row.
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = min(lane * kWarps + warp, place.rows - 1);
-  const float estimate = p.tau[place.row_index + own], lower = launch.lower[place.row_index + own];
-  const uint32_t lengths = launch.list_lengths[place.row_index + own];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t own = place.row_index + min(lane * kWarps + warp, place.rows - 1);
+  const float estimate = p.tau[own], lower = launch.lower[own];
+  const uint32_t lengths = launch.list_lengths[own];
   __syncthreads();
 #pragma unroll 1
   for (int i = 0; i * kWarps + warp < place.rows; ++i)
@@ -346,9 +346,10 @@ __global__ void __launch_bounds__(kThreads, (SparseOutput<T, head_dim>::kBlocks)
   __syncthreads();
   for (int base = 0; base < place.key_tiles; base += kThreads) {
     const int tile = base + static_cast<int>(threadIdx.x);
-    const uint2 bits = tile < place.key_tiles ? block.row_bits()[tile] : uint2{0, 0};
+    const bool there = tile < place.key_tiles;
+    const uint2 bits = there ? block.row_bits()[tile] : uint2{0, 0};
     write_mask(launch, place, base, bits);
-    const unsigned int zero = __popc(__ballot_sync(0xFFFFFFFFU, tile < place.key_tiles && (bits.x | bits.y) == 0));
+    const unsigned int zero = __popc(__ballot_sync(0xFFFFFFFFU, there && (bits.x | bits.y) == 0));
     if (lane == 0) block.count(EntmaxStatistics::kZeroTiles, zero);
   }
   if (p.statistics == nullptr) return;

@@ -33,8 +33,7 @@ struct Launch {
   Find* lists = nullptr;        ///< [batch, heads, q_tokens, kListOfRow]: scores above bounds, with their keys
   uint32_t* list_lengths = nullptr;  ///< [batch, heads, q_tokens]: a byte for each of a row's four lists
   float* delta = nullptr;       ///< [batch, heads, q_tokens]: dO . mean
-  float* row_quanta = nullptr;  ///< [batch, heads, q_tokens]: dQ is summed in multiples of 1 / (it times a
-                                ///< column's)
+  float* row_bound = nullptr;   ///< [batch, heads, q_tokens]: times value_maximum and the column's, bounds dQ's sums
   int* broken_rows = nullptr;   ///< [batch, heads]: not 0 if a row may hold numbers that are not finite
   float* column_maximum = nullptr;  ///< [batch, kv_heads, head_dim]: largest |k| that is finite
   float* value_maximum = nullptr;   ///< [batch, kv_heads]: largest |v| (norm) of finite numbers

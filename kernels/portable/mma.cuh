@@ -33,15 +33,8 @@ __device__ inline void copy_async_word(uint32_t destination, const void* source)
 __device__ inline void store_word(uint32_t destination, uint32_t word) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(destination), "r"(word) : "memory");
 }
-__device__ inline void add_to_word(uint32_t destination, uint32_t word, bool yes) {
-  asm volatile(
-      "{\n"
-      ".reg .pred yes;\n"
-      "setp.ne.s32 yes, %2, 0;\n"
-      "@yes red.shared.add.u32 [%0], %1;\n"
-      "}\n" ::"r"(destination),
-      "r"(word), "r"(static_cast<int>(yes))
-      : "memory");
+__device__ inline void add_to_word(uint32_t destination, uint32_t word) {
+  asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(destination), "r"(word) : "memory");
 }
 __device__ inline void store_four(uint32_t destination, const float (&x)[4]) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(destination), "f"(x[0]), "f"(x[1]), "f"(x[2]),
