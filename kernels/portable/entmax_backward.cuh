@@ -208,18 +208,20 @@ struct QueryPart {
   float sum[2][kColumns / 8][4] = {};
 };
 
-/// Adds dQ of a stage's rows to the sums of all key tiles.
+/// Adds dQ of a stage's rows to the sums of all key tiles: through shared memory, where the stage's queries and
+/// gradients were, so that they leave by whole lines of one row.
 template <typename T, int head_dim>
 __device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, int stage_at, int stage,
                                    int count, const QueryPart<Backward<T, head_dim>::kChunk>& part) {
   using Layout = Backward<T, head_dim>;
+  using Sums = SumTile<Layout::kChunk>;
   constexpr int kColumns = Layout::kChunk / 2, kGroups = kColumns / 8;
-  using Sums = SumTile<kColumns>;
-  static_assert(kWarps * Sums::kBytes <= 2 * Layout::Rows::kBytes);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first_column = warp % 2 * kColumns;
+  static_assert(Sums::kBytes <= 2 * Layout::Rows::kBytes);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int first_row = warp / 2 * 32, first_column = warp % 2 * kColumns;
   const float* numbers = reinterpret_cast<const float*>(block.shared + stage_at + Layout::kNumbersAt) +
-                         2 * kTile + warp / 2 * 32;
-  char* sums = block.shared + stage_at + warp * Sums::kBytes;
+                         2 * kTile + first_row;
+  char* sums = block.shared + stage_at + first_row * Sums::kStride + first_column * 4;
   uint32_t scales[kGroups];
 #pragma unroll
   for (int n = 0; n < kGroups; ++n)
@@ -229,38 +231,19 @@ __device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, int 
   for (int r = 0; r < 4; ++r) {
     const int row = r * 8 + lane / 4;
     const float quanta = row_quanta(numbers[row] * block.place.value_maximum);
+    char* to = sums + row * Sums::kStride + lane % 4 * 8;
 #pragma unroll
     for (int n = 0; n < kGroups; ++n) {
       const float2 scale = unpack_powers(scales[n]);
       const float x = part.sum[r / 2][n][r % 2 * 2], y = part.sum[r / 2][n][r % 2 * 2 + 1];
-      *reinterpret_cast<unsigned long long*>(sums + Sums::offset(row, n) + lane % 4 * 8) =
+      *reinterpret_cast<unsigned long long*>(to + n * 32) =
           PairOfSums::of(__float2int_rn(x * scale.x * quanta), __float2int_rn(y * scale.y * quanta));
     }
   }
   __syncwarp();
-  constexpr int kPairs = kColumns / 2, kBatch = 8;
   unsigned long long* out = block.launch.grad_query_sum +
                             (block.place.row_index * head_dim + block.place.first_column + first_column) / 2;
-  const RowNumber* rows = block.rows(stage) + warp / 2 * 32;
-  count -= warp / 2 * 32;
-  // Loads by eights, that they do not wait for each other.
-#pragma unroll 1
-  for (int first = 0; first < 32 * kPairs; first += kBatch * 32) {
-    unsigned long long batch[kBatch];
-    int rows_of[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int at = first + i * 32 + lane, row = at / kPairs, pair = at % kPairs;
-      batch[i] =
-          *reinterpret_cast<const unsigned long long*>(sums + Sums::offset(row, pair / 4) + pair % 4 * 8);
-      rows_of[i] = rows[row];
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int at = first + i * 32 + lane;
-      add_below(out + int64_t{rows_of[i]} * (head_dim / 2) + at % kPairs, batch[i], at / kPairs, count);
-    }
-  }
+  add_rows<kColumns, Sums::kStride, head_dim * 4>(out, block.rows(stage) + first_row, sums, count - first_row);
 }
 
 /// dQ of the stage's rows, from dS in shared memory. crossed: warps (as bits) whose 16 keys hold a weight;

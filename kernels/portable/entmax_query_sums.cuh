@@ -1,5 +1,6 @@
 #pragma once
 
+#include "portable/entmax_row_list.cuh"
 #include "portable/tiles.cuh"
 
 /// How dQ is summed over key tiles as integers, which add without rounding, in any order: quanta, pairs of
@@ -30,8 +31,9 @@ __device__ inline float2 unpack_powers(uint32_t pair) {
 /// one; no bit of either is lost.
 struct PairOfSums {
   static __device__ unsigned long long of(int low, int high) {
-    const unsigned long long upper = static_cast<uint32_t>(high);
-    return (upper << 32) + static_cast<unsigned long long>(int64_t{low});
+    unsigned long long pair;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(pair) : "r"(low), "r"(high + (low >> 31)));
+    return pair;
   }
   static __device__ int2 parts(unsigned long long sums) {
     const int low = static_cast<int>(static_cast<uint32_t>(sums));
@@ -40,28 +42,57 @@ struct PairOfSums {
   }
 };
 
-/// *sum += x where number < limit, in any order with others and with loads. (A branch would cost more.)
-__device__ inline void add_below(unsigned long long* sum, unsigned long long x, int number, int limit) {
-  asm volatile(
-      "{\n"
-      ".reg .pred yes;\n"
-      "setp.lt.s32 yes, %2, %3;\n"
-      "@yes red.global.add.u64 [%0], %1;\n"
-      "}\n" ::"l"(sum),
-      "l"(x), "r"(number), "r"(limit));
+/// *sum += x, in any order with others and with loads.
+__device__ inline void add_to(uint64_t sum, unsigned long long x) {
+  asm volatile("red.global.add.u64 [%0], %1;" ::"l"(sum), "l"(x));
+}
+/// address + number * bytes, in one instruction.
+__device__ inline uint64_t address_of(uint64_t address, uint32_t number, uint32_t bytes) {
+  uint64_t result;
+  asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(result) : "r"(number), "r"(bytes), "l"(address));
+  return result;
 }
 
-/// A warp's dQ sums of a stage on their way from fragments, whose eight rows would be as many requests, to
-/// whole lines of one row. They lie where the stage's queries and gradients were, which nobody needs any
-/// more. The 32 bytes of each group of 8 columns are permuted by the row, so that the four rows that are
-/// written at once do not meet in a bank.
+/// dQ sums of a stage on their way from fragments, whose eight rows would be as many requests, to whole lines
+/// of one row. Rows are 32 bytes apart in the banks, so that the four that are written at once do not meet.
 template <int columns>
 struct SumTile {
-  static constexpr int kGroups = columns / 8;
-  static constexpr int kBytes = 32 * columns * 4;
-  static __device__ int offset(int row, int group) {
-    return row * columns * 4 + (kGroups % 4 == 0 ? group ^ (row & 3) : group) * 32;
-  }
+  static constexpr int kStride = columns * 4 + 32;  ///< bytes
+  static constexpr int kBytes = kTile * kStride;
 };
+
+/// Adds the first `count` of 32 rows of `columns` sums, `stride` bytes apart in shared memory, to rows of
+/// row_bytes from `out` on that have these numbers, by a warp. What is the same for all rows is in constants:
+/// four instructions an addition. (A condition on each makes a branch of each.)
+template <int columns, int stride, int row_bytes>
+__device__ inline void add_rows(unsigned long long* out, const RowNumber* numbers, const char* rows, int count) {
+  constexpr int kPairs = columns / 2, kLanes = kPairs <= 8 ? 8 : kPairs <= 16 ? 16 : 32;
+  constexpr int kAtOnce = 32 / kLanes, kBatch = 8;
+  const int own = threadIdx.x % 32 / kLanes, pair = threadIdx.x % kLanes;
+  if (pair >= kPairs) return;
+  const uint64_t to = reinterpret_cast<uint64_t>(out + pair);
+  rows += own * stride + pair * 8;
+  numbers += own;
+  if (count >= 32) {
+    // Loads by eights, that they do not wait for each other.
+#pragma unroll
+    for (int first = 0; first < 32; first += kBatch * kAtOnce) {
+      unsigned long long batch[kBatch];
+      uint32_t number[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        batch[i] = *reinterpret_cast<const unsigned long long*>(rows + (first + i * kAtOnce) * stride);
+        number[i] = numbers[first + i * kAtOnce];
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) add_to(address_of(to, number[i], row_bytes), batch[i]);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int first = 0; first + own < count; first += kAtOnce)
+    add_to(address_of(to, numbers[first], row_bytes),
+           *reinterpret_cast<const unsigned long long*>(rows + first * stride));
+}
 
 }  // namespace asplash::kernels::portable

@@ -142,35 +142,45 @@ __device__ inline void store_columns(T* to, const float (&x)[8]) {
 template <typename T, int head_dim>
 __device__ inline int load_finds(const SparseBlock<T, head_dim>& block, int row, float lower,
                                  ListLengths lengths) {
-  constexpr int kChunks = kListOfLane / 32;
   const Find* lists = block.launch.lists + (block.place.row_index + row) * kListOfRow;
   const uint32_t bit = 1U << (row % 8 * 4 + row / 16 % 2 * 2 + row / 8 % 2);
   const int lane = threadIdx.x % 32;
   const Terms terms = block.terms();
   int count = 0;
+  const auto keep = [&](const Find& find) {
+    const bool above = find.z > lower;
+    const uint32_t lanes = __ballot_sync(0xFFFFFFFFU, above);
+    if (above) {
+      const int at = count + __popc(lanes & ((1U << lane) - 1));
+      terms.weights[at].x = find.z;
+      terms.keys[at] = find.key;
+      atomicOr(reinterpret_cast<uint32_t*>(block.row_bits() + find.key / kTile) + row / 32, bit);
+    }
+    count += __popc(lanes);
+  };
+  // What every list has in few loads that do not wait for each other, and then the longer ones' rest.
+  constexpr int kAtOnce = 2;
+  Find finds[4][kAtOnce];
 #pragma unroll
-  for (int list = 0; list < 4; ++list) {
-    const int length = lengths.of(list);
-    Find finds[kChunks];
+  for (int list = 0; list < 4; ++list)
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      finds[i].z = -kInfinity;
-      if (i * 32 + lane < length) finds[i] = lists[list * kListOfLane + i * 32 + lane];
+    for (int i = 0; i < kAtOnce; ++i) {
+      finds[list][i].z = -kInfinity;
+      if (i * 32 + lane < lengths.of(list)) finds[list][i] = lists[list * kListOfLane + i * 32 + lane];
     }
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      if (i * 32 >= length) break;
-      const bool above = finds[i].z > lower;
-      const uint32_t lanes = __ballot_sync(0xFFFFFFFFU, above);
-      if (above) {
-        const int at = count + __popc(lanes & ((1U << lane) - 1));
-        terms.weights[at].x = finds[i].z;
-        terms.keys[at] = finds[i].key;
-        atomicOr(reinterpret_cast<uint32_t*>(block.row_bits() + finds[i].key / kTile) + row / 32, bit);
-      }
-      count += __popc(lanes);
+  for (int list = 0; list < 4; ++list)
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i)
+      if (i * 32 < lengths.of(list)) keep(finds[list][i]);
+#pragma unroll 1
+  for (int list = 0; list < 4; ++list)
+#pragma unroll 1
+    for (int at = kAtOnce * 32; at < lengths.of(list); at += 32) {
+      Find find{-kInfinity, 0};
+      if (at + lane < lengths.of(list)) find = lists[list * kListOfLane + at + lane];
+      keep(find);
     }
-  }
   __syncwarp();
   return count;
 }
