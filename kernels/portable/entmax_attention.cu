@@ -104,7 +104,7 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
     workspace.take(launch.crowd, rows);
     if (s.type != ElementType::fp32) {
       workspace.take(launch.list_lengths, rows);
-      workspace.take(launch.lists, rows * kListOfRow);
+      workspace.take(launch.lists, size_t(listed_heads(s)) * s.q_tokens * kListOfRow);
     }
     return workspace.bytes();
   }

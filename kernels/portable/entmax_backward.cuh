@@ -208,8 +208,8 @@ struct QueryPart {
   float sum[2][kColumns / 8][4] = {};
 };
 
-/// Adds dQ of a stage's rows to the sums of all key tiles: through shared memory, where the stage's queries and
-/// gradients were, so that they leave by whole lines of one row.
+/// Adds dQ of a stage's rows to the sums of all key tiles: through shared memory, where the stage's queries
+/// and gradients were, so that they leave by whole lines of one row.
 template <typename T, int head_dim>
 __device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, int stage_at, int stage,
                                    int count, const QueryPart<Backward<T, head_dim>::kChunk>& part) {
@@ -219,8 +219,8 @@ __device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, int 
   static_assert(Sums::kBytes <= 2 * Layout::Rows::kBytes);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int first_row = warp / 2 * 32, first_column = warp % 2 * kColumns;
-  const float* numbers = reinterpret_cast<const float*>(block.shared + stage_at + Layout::kNumbersAt) +
-                         2 * kTile + first_row;
+  const float* numbers =
+      reinterpret_cast<const float*>(block.shared + stage_at + Layout::kNumbersAt) + 2 * kTile + first_row;
   char* sums = block.shared + stage_at + first_row * Sums::kStride + first_column * 4;
   uint32_t scales[kGroups];
 #pragma unroll
@@ -243,7 +243,8 @@ __device__ inline void add_to_sums(const BackwardBlock<T, head_dim>& block, int 
   __syncwarp();
   unsigned long long* out = block.launch.grad_query_sum +
                             (block.place.row_index * head_dim + block.place.first_column + first_column) / 2;
-  add_rows<kColumns, Sums::kStride, head_dim * 4>(out, block.rows(stage) + first_row, sums, count - first_row);
+  add_rows<kColumns, Sums::kStride, head_dim * 4>(out, block.rows(stage) + first_row, sums,
+                                                  count - first_row);
 }
 
 /// dQ of the stage's rows, from dS in shared memory. crossed: warps (as bits) whose 16 keys hold a weight;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+
 #include "portable/tiles.cuh"
 
 /// Lists of what the scan finds: the scores of each row above the bound that its threshold had when they came
@@ -7,9 +9,9 @@
 /// solved exactly and its output gathered (entmax_sparse_output.cuh) without another product.
 ///
 /// A row's keys are shared by the four lanes of a quad, each of which has a list of its own in global memory.
-/// When one is nearly full, the warp solves its rows' bounds again and drops what now lies below. If that does
-/// not help, the warp's rows are lost: some support is too large for its lists, and their row tiles are left
-/// to the kernel that takes whole tiles (entmax_output.cuh).
+/// When one is nearly full, the warp solves its rows' bounds again and drops what now lies below. If that
+/// does not help, the warp's rows are lost: some support is too large for its lists, and their row tiles are
+/// left to the kernel that takes whole tiles (entmax_output.cuh).
 namespace asplash::kernels::portable {
 
 constexpr int kListOfLane = 128;              ///< finds, at most
@@ -17,6 +19,14 @@ constexpr int kListFull = kListOfLane - 8;    ///< a step may add 8
 constexpr int kListLost = kListFull * 3 / 4;  ///< so many left by the latest bound: there will be too many
 constexpr int kListOfRow = 4 * kListOfLane;
 constexpr uint32_t kLostList = 255;  ///< as the length of a list
+
+/// Lists take 4 KiB a row, so that not all heads have them at once: as many as have so many rows, or one.
+constexpr int kListedRows = 1 << 18;
+inline int listed_heads(const EntmaxAttentionShape& s) {
+  const int64_t heads = int64_t{s.batch} * s.heads;
+  return static_cast<int>(
+      std::min({heads, int64_t{std::max(kListedRows / std::max(s.q_tokens, 1), 1)}, int64_t{65535}}));
+}
 
 struct __align__(8) Find {
   float z;
@@ -90,6 +100,13 @@ struct ListLengths {
   __device__ int of(int list) const { return static_cast<int>(packed >> 8 * list & 255); }
   __device__ bool lost() const { return packed == kLostList * 0x01010101U; }
 };
+
+/// A row's four lists, one after the other.
+template <typename Launch, typename Place>
+__device__ inline Find* list_of_row(const Launch& launch, const Place& place, int row) {
+  return launch.lists +
+         (place.row_index + row - int64_t{launch.first_head} * launch.params.shape.q_tokens) * kListOfRow;
+}
 
 /// Whether no row of the block's tile is lost. The block meets.
 template <typename Launch, typename Place>

@@ -22,55 +22,53 @@ cudaError_t launch_kernel(Kernel kernel, dim3 grid, int shared_bytes, cudaStream
 }
 
 template <typename T, int head_dim, int row_tiles>
-cudaError_t launch_scan(const Launch& launch, cudaStream_t stream) {
+cudaError_t launch_scan(const Launch& launch, int heads, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
   // With documents row tiles cannot be paired in advance.
   const int tiles = s.documents == 0 ? (s.row_tiles() + row_tiles - 1) / row_tiles : s.row_tiles();
-  return launch_kernel(entmax_scan_kernel<T, head_dim, row_tiles>, dim3(tiles, s.heads, s.batch),
+  return launch_kernel(entmax_scan_kernel<T, head_dim, row_tiles>, dim3(tiles, heads),
                        Scan<T, head_dim, row_tiles>::shared_bytes(s.tile_words()), stream, launch);
 }
 
 /// Blocks of two row tiles are faster where there are many of them; else a long one ends alone.
 template <typename T, int head_dim>
-cudaError_t choose_scan(const Launch& launch, cudaStream_t stream) {
+cudaError_t choose_scan(const Launch& launch, int heads, cudaStream_t stream) {
   if constexpr (head_dim <= 128) {
     const EntmaxAttentionShape& s = launch.params.shape;
     int device = 0, processors = 0;
     if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-    if (const cudaError_t error =
-            cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    if (const cudaError_t error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
         error != cudaSuccess)
       return error;
     constexpr int kBlocks = Scan<T, head_dim, 2>::kBlocks, kRounds = 2;
-#ifdef ASPLASH_SCAN_TILES
-    if (ASPLASH_SCAN_TILES == 2) return launch_scan<T, head_dim, 2>(launch, stream);
-    if (ASPLASH_SCAN_TILES == 1) return launch_scan<T, head_dim, 1>(launch, stream);
-#endif
-    if (int64_t{s.row_tiles()} / 2 * s.heads * s.batch > int64_t{kRounds} * kBlocks * processors)
-      return launch_scan<T, head_dim, 2>(launch, stream);
+    if (int64_t{s.row_tiles()} / 2 * heads > int64_t{kRounds} * kBlocks * processors)
+      return launch_scan<T, head_dim, 2>(launch, heads, stream);
   }
-  return launch_scan<T, head_dim, 1>(launch, stream);
+  return launch_scan<T, head_dim, 1>(launch, heads, stream);
 }
 
 template <typename T, int head_dim>
 cudaError_t launch_forward(const Launch& launch, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
   if (s.k_tokens > 0) {
-    if (const cudaError_t error =
-            launch_kernel(key_facts_kernel<T, head_dim>, dim3(s.key_tiles(), s.kv_heads, s.batch), 0, stream,
-                          launch);
+    if (const cudaError_t error = launch_kernel(key_facts_kernel<T, head_dim>,
+                                                dim3(s.key_tiles(), s.kv_heads, s.batch), 0, stream, launch);
         error != cudaSuccess)
       return error;
   }
-  if (const cudaError_t error = choose_scan<T, head_dim>(launch, stream); error != cudaSuccess) return error;
-  const dim3 grid(s.row_tiles(), s.heads, s.batch);
-  if (const cudaError_t error = launch_kernel(entmax_sparse_output_kernel<T, head_dim>, grid,
-                                              SparseOutput<T, head_dim>::shared_bytes(s.document_tiles()),
-                                              stream, launch);
-      error != cudaSuccess)
-    return error;
-  return launch_kernel(entmax_output_kernel<T, head_dim>, grid, Output<T, head_dim>::kSharedBytes, stream,
-                       launch);
+  const int heads = s.batch * s.heads, at_once = listed_heads(s);
+  for (Launch part = launch; part.first_head < heads; part.first_head += at_once) {
+    const int count = std::min(at_once, heads - part.first_head);
+    if (const cudaError_t error = choose_scan<T, head_dim>(part, count, stream); error != cudaSuccess)
+      return error;
+    if (const cudaError_t error =
+            launch_kernel(entmax_sparse_output_kernel<T, head_dim>, dim3(s.row_tiles(), count),
+                          SparseOutput<T, head_dim>::shared_bytes(s.document_tiles()), stream, part);
+        error != cudaSuccess)
+      return error;
+  }
+  return launch_kernel(entmax_output_kernel<T, head_dim>, dim3(s.row_tiles(), s.heads, s.batch),
+                       Output<T, head_dim>::kSharedBytes, stream, launch);
 }
 
 /// Two stages of queries and gradients, unless that costs a block on a multiprocessor.
@@ -101,7 +99,8 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
   int stages = 0;
   if (const cudaError_t error = choose_stages<T, head_dim>(stages); error != cudaSuccess) return error;
   // broken_rows, value_maximum and column_maximum lie one after the other.
-  const char* end = reinterpret_cast<const char*>(launch.column_maximum + int64_t{s.batch} * s.kv_heads * head_dim);
+  const char* end =
+      reinterpret_cast<const char*>(launch.column_maximum + int64_t{s.batch} * s.kv_heads * head_dim);
   const size_t bytes = static_cast<size_t>(end - reinterpret_cast<const char*>(launch.broken_rows));
   if (const cudaError_t error = cudaMemsetAsync(launch.broken_rows, 0, bytes, stream); error != cudaSuccess)
     return error;
@@ -110,7 +109,8 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
   const unsigned int key_blocks = s.k_tokens > 0 ? static_cast<unsigned int>(s.key_tiles()) * s.kv_heads : 0;
   const dim3 facts_grid(key_blocks + static_cast<unsigned int>(row_blocks) * s.heads, s.batch);
   if (facts_grid.x == 0) return cudaSuccess;
-  if (const cudaError_t error = launch_kernel(backward_facts_kernel<T, head_dim>, facts_grid, 0, stream, launch);
+  if (const cudaError_t error =
+          launch_kernel(backward_facts_kernel<T, head_dim>, facts_grid, 0, stream, launch);
       error != cudaSuccess)
     return error;
   if (s.k_tokens > 0) {

@@ -132,7 +132,7 @@ __device__ inline void take_key_tile(const Launch& launch, int tile, int kv_head
   if (threadIdx.x != 0) return;
   if (maxima) atomic_max(launch.value_maximum + kv_index, value_norm);
   launch.key_facts[kv_index * p.shape.key_tiles() + tile] = {keys_finite ? key_norm : kInfinity,
-                                                            values_finite ? value_norm : kInfinity};
+                                                             values_finite ? value_norm : kInfinity};
 }
 
 /// delta and bounds of a block of rows; clears their sums.
@@ -152,8 +152,8 @@ __device__ inline void take_rows(const Launch& launch, int block, int head, int 
     grad[pass] = __ldg(reinterpret_cast<const uint4*>(
                            token_pointer<const T>(launch.gradients.grad_out, batch, head, token)) +
                        Walk::unit());
-    uint4* sums =
-        reinterpret_cast<uint4*>(launch.grad_query_sum + (head_index * p.shape.q_tokens + token) * (head_dim / 2));
+    uint4* sums = reinterpret_cast<uint4*>(launch.grad_query_sum +
+                                           (head_index * p.shape.q_tokens + token) * (head_dim / 2));
     sums[Walk::unit()] = sums[Walk::unit() + Walk::kUnits] = {0, 0, 0, 0};
   }
 #pragma unroll
@@ -215,7 +215,8 @@ __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __gri
     const int token = min(first + pass * Walk::kAtOnce, p.shape.q_tokens - 1);
     const int64_t index = head_index * p.shape.q_tokens + token;
     const ulonglong2* from =
-        reinterpret_cast<const ulonglong2*>(launch.grad_query_sum + index * (head_dim / 2)) + Walk::unit() * 2;
+        reinterpret_cast<const ulonglong2*>(launch.grad_query_sum + index * (head_dim / 2)) +
+        Walk::unit() * 2;
     sums[pass][0] = from[0];
     sums[pass][1] = from[1];
     // Integers cannot tell that a gradient of the output was not finite; delta can.

@@ -65,7 +65,8 @@ struct SumTile {
 /// row_bytes from `out` on that have these numbers, by a warp. What is the same for all rows is in constants:
 /// four instructions an addition. (A condition on each makes a branch of each.)
 template <int columns, int stride, int row_bytes>
-__device__ inline void add_rows(unsigned long long* out, const RowNumber* numbers, const char* rows, int count) {
+__device__ inline void add_rows(unsigned long long* out, const RowNumber* numbers, const char* rows,
+                                int count) {
   constexpr int kPairs = columns / 2, kLanes = kPairs <= 8 ? 8 : kPairs <= 16 ? 16 : 32;
   constexpr int kAtOnce = 32 / kLanes, kBatch = 8;
   const int own = threadIdx.x % 32 / kLanes, pair = threadIdx.x % kLanes;

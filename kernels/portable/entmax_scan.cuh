@@ -62,16 +62,16 @@ struct Scan {
   static constexpr int kAnchorsAt = kScoresAt + kThreads * kScoresStride;
   static constexpr int kCandidatesAt = kAnchorsAt + kRows * 4;
   static int shared_bytes(int tile_words) { return kCandidatesAt + (kRowTiles + 1) * tile_words * 4; }
-  static constexpr int kBlocks = head_dim > 128                      ? 1
+  static constexpr int kBlocks = head_dim > 128                     ? 1
                                  : head_dim == 96                   ? 4 - row_tiles
                                  : row_tiles == 1 || head_dim <= 64 ? 4
                                                                     : 3;  ///< at a time on a multiprocessor
 };
 
 /// What happens to scores above the bound. Early: of a lane's scores in a row and step, the largest is
-/// counted: while there are few keys, half of the scores are above the bound, and a subset bounds, too. Later:
-/// all are counted and listed. Again: those of early tiles that are candidates are listed at the end, by then
-/// few, and counted if they were not.
+/// counted: while there are few keys, half of the scores are above the bound, and a subset bounds, too.
+/// Later: all are counted and listed. Again: those of early tiles that are candidates are listed at the end,
+/// by then few, and counted if they were not.
 enum class Finding { early, later, again };
 /// How many key tiles are early.
 __device__ inline int early_share(int tiles) { return tiles <= 64 ? tiles / 4 : 8 + tiles / 8; }
@@ -108,7 +108,9 @@ struct ScanBlock {
   /// |z_scale| |q| max |k| of a row: no product's share of z is larger.
   __device__ float& reach(int row) const { return reinterpret_cast<float*>(shared + Layout::kReachAt)[row]; }
   /// Of a row's histogram.
-  __device__ float& anchor(int row) const { return reinterpret_cast<float*>(shared + Layout::kAnchorsAt)[row]; }
+  __device__ float& anchor(int row) const {
+    return reinterpret_cast<float*>(shared + Layout::kAnchorsAt)[row];
+  }
   __device__ uint32_t* candidates(int row_tile) const {
     return reinterpret_cast<uint32_t*>(shared + Layout::kCandidatesAt) +
            row_tile * launch.params.shape.tile_words();
@@ -171,8 +173,8 @@ __device__ inline void raise_windows(const Block& block, const float (&top)[Bloc
       // The window's top is always lower + 1 as rounded, so that bins are cleared up to where it next starts.
       const float lower = maximum - 1;
       const int row = block.local_row(r);
-      block.anchor(row) = move_window(block.histogram(row), state.lower[r] + 1, lower + 1, anchors[r],
-                                      threadIdx.x % 4, 4);
+      block.anchor(row) =
+          move_window(block.histogram(row), state.lower[r] + 1, lower + 1, anchors[r], threadIdx.x % 4, 4);
       state.lower[r] = lower;
     }
   }
@@ -193,7 +195,8 @@ __device__ inline void mark_above(uint32_t& mask, float x, float bound) {
 
 /// Marks the scores of a lane in one band and group that lie above their rows' bounds.
 template <int band, int n, int groups>
-__device__ inline void mark_finds(uint32_t& mask, const float (&s)[4], float first_bound, float second_bound) {
+__device__ inline void mark_finds(uint32_t& mask, const float (&s)[4], float first_bound,
+                                  float second_bound) {
   constexpr int kBit = (band * groups + n) * 4;
   mark_above<1U << kBit>(mask, s[0], first_bound);
   mark_above<2U << kBit>(mask, s[1], first_bound);
@@ -240,7 +243,8 @@ __device__ inline void take_finds(const Block& block, const Scores<bands, groups
   first_key += threadIdx.x % 4 * 2;
 #pragma unroll 1
   while (__any_sync(0xFFFFFFFFU, mask != 0)) {
-    // Bits of i: 16: band, 12: group, 2: row (+ 8) within the band, 1: column. No branch: lanes stay together.
+    // Bits of i: 16: band, 12: group, 2: row (+ 8) within the band, 1: column. No branch: lanes stay
+    // together.
     const bool yes = mask != 0;
     const int i = 31 - __clz(static_cast<int>(mask | 1));
     mask &= ~(1U << i);
@@ -514,7 +518,7 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim, row_tiles>::kBloc
     // tiles.
     const int step = p.cu_q == nullptr ? Layout::kRowTiles : 1;
     const int row_tile = (p.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * step;
-    new (place_memory) RowPlace(launch, row_tile, Layout::kRows, blockIdx.y, blockIdx.z);
+    new (place_memory) RowPlace(place_of_listed(launch, row_tile, Layout::kRows));
   }
   __syncthreads();
   if (place.rows == 0 || place.row0 % Layout::kRows != 0) return;
@@ -533,8 +537,7 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim, row_tiles>::kBloc
   block.plain = place.slope == 0 && launch.z_scale > 0;
   block.seen_by_all = p.causal ? min(position + 1, place.document.k_length) : place.document.k_length;
   typename Block::Rows state;
-  state.lists.first = launch.lists + (place.row_index + block.local_row(0)) * kListOfRow +
-                      threadIdx.x % 4 * kListOfLane;
+  state.lists.first = list_of_row(launch, place, block.local_row(0)) + threadIdx.x % 4 * kListOfLane;
   load_queries<Block, T, head_dim>(block, state);
   float estimates[Block::kThreadRows];
 #pragma unroll

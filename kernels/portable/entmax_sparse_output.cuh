@@ -138,11 +138,12 @@ __device__ inline void store_columns(T* to, const float (&x)[8]) {
                                    Element<T>::pack(x[4], x[5]), Element<T>::pack(x[6], x[7])};
 }
 
-/// The finds of the warp's row above its bound into shared memory, and their bits into the row bits; how many.
+/// The finds of the warp's row above its bound into shared memory, and their bits into the row bits; how
+/// many.
 template <typename T, int head_dim>
 __device__ inline int load_finds(const SparseBlock<T, head_dim>& block, int row, float lower,
                                  ListLengths lengths) {
-  const Find* lists = block.launch.lists + (block.place.row_index + row) * kListOfRow;
+  const Find* lists = list_of_row(block.launch, block.place, row);
   const uint32_t bit = 1U << (row % 8 * 4 + row / 16 % 2 * 2 + row / 8 % 2);
   const int lane = threadIdx.x % 32;
   const Terms terms = block.terms();
@@ -334,7 +335,7 @@ __global__ void __launch_bounds__(kThreads, (SparseOutput<T, head_dim>::kBlocks)
   const EntmaxAttentionParams& p = launch.params;
   if (threadIdx.x == 0) {
     const int row_tile = p.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
-    new (place_memory) RowPlace(launch, row_tile, kTile, blockIdx.y, blockIdx.z);
+    new (place_memory) RowPlace(place_of_listed(launch, row_tile, kTile));
   }
   if (threadIdx.x < EntmaxStatistics::kCounters) counters[threadIdx.x] = 0;
   __syncthreads();

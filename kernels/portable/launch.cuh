@@ -29,17 +29,19 @@ struct Launch {
   int32_t* key_tile_begin = nullptr;
   KeyTileFacts* key_facts = nullptr;  ///< [batch, kv_heads, key_tiles]
   float* lower = nullptr;             ///< [batch, heads, q_tokens]: lower bound of the threshold
-  float* crowd = nullptr;       ///< [batch, heads, q_tokens]: at most so many scores lie between it and tau
-  Find* lists = nullptr;        ///< [batch, heads, q_tokens, kListOfRow]: scores above bounds, with their keys
+  float* crowd = nullptr;  ///< [batch, heads, q_tokens]: at most so many scores lie between it and tau
+  Find* lists = nullptr;   ///< [rows of some heads, kListOfRow]: scores above bounds, with their keys
   uint32_t* list_lengths = nullptr;  ///< [batch, heads, q_tokens]: a byte for each of a row's four lists
-  float* delta = nullptr;       ///< [batch, heads, q_tokens]: dO . mean
-  float* row_bound = nullptr;   ///< [batch, heads, q_tokens]: times value_maximum and the column's, bounds dQ's sums
-  int* broken_rows = nullptr;   ///< [batch, heads]: not 0 if a row may hold numbers that are not finite
+  float* delta = nullptr;            ///< [batch, heads, q_tokens]: dO . mean
+  float* row_bound =
+      nullptr;  ///< [batch, heads, q_tokens]: times value_maximum and the column's, bounds dQ's sums
+  int* broken_rows = nullptr;       ///< [batch, heads]: not 0 if a row may hold numbers that are not finite
   float* column_maximum = nullptr;  ///< [batch, kv_heads, head_dim]: largest |k| that is finite
   float* value_maximum = nullptr;   ///< [batch, kv_heads]: largest |v| (norm) of finite numbers
   /// [batch, heads, q_tokens, head_dim / 2]: two sums in each (PairOfSums)
   unsigned long long* grad_query_sum = nullptr;
   float inverse_z_scale = 0;  ///< where z_scale is positive
+  int first_head = 0;         ///< of [batch x heads], of those whose rows have lists now
 };
 
 /// A document as tokens [begin, begin + length) of queries and keys, and where its tiles start.
@@ -128,6 +130,12 @@ struct RowPlace {
     slope = p.slopes ? p.slopes[head] * launch.slope_scale : 0.0F;
   }
 };
+
+/// blockIdx.y counts heads of the whole batch from launch.first_head on.
+__device__ inline RowPlace place_of_listed(const Launch& launch, int row_tile, int row_limit) {
+  const int heads = launch.params.shape.heads, head = launch.first_head + static_cast<int>(blockIdx.y);
+  return {launch, row_tile, row_limit, head % heads, head / heads};
+}
 
 template <typename T>
 __device__ inline T* token_pointer(const AttentionTensor& tensor, int batch, int head, int token) {
