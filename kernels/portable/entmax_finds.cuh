@@ -33,15 +33,18 @@ struct __align__(8) Find {
   int key;  ///< of the document
 };
 
-/// Where `yes`: *to = find.
-__device__ inline void store_find(Find* to, float z, int key, bool yes) {
+/// Where `yes`: list[at] = find.
+__device__ inline void store_find(Find* list, uint32_t at, float z, int key, bool yes) {
+  static_assert(sizeof(Find) == 8);
   asm volatile(
       "{\n"
       ".reg .pred yes;\n"
-      "setp.ne.s32 yes, %3, 0;\n"
-      "@yes st.global.v2.b32 [%0], {%1, %2};\n"
-      "}\n" ::"l"(to),
-      "r"(__float_as_uint(z)), "r"(key), "r"(static_cast<int>(yes))
+      ".reg .b64 to;\n"
+      "setp.ne.s32 yes, %4, 0;\n"
+      "mad.wide.u32 to, %1, 8, %0;\n"
+      "@yes st.global.v2.b32 [to], {%2, %3};\n"
+      "}\n" ::"l"(list),
+      "r"(at), "r"(__float_as_uint(z)), "r"(key), "r"(static_cast<int>(yes))
       : "memory");
 }
 
@@ -57,7 +60,7 @@ struct LaneLists {
   /// To the list of the row whose byte in `lengths` begins at bit `shift`, rows_below row 0.
   __device__ void add(int rows_below, int shift, float z, int key, bool yes) {
     yes = yes && !lost;
-    store_find(first + rows_below * kListOfRow + (lengths >> shift & 255), z, key, yes);
+    store_find(first, rows_below * kListOfRow + (lengths >> shift & 255), z, key, yes);
     lengths += static_cast<uint32_t>(yes) << shift;
   }
   /// Whether some list of the warp may not take another step.

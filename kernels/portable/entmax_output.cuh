@@ -4,7 +4,9 @@
 
 #include "portable/entmax_finds.cuh"
 
-/// Output: one block of four warps takes 64 rows through the candidate tiles of the scan.
+/// Output of the row tiles that have a row whose support is too large for a list (entmax_finds.cuh; the
+/// others: entmax_sparse_output.cuh): one block of four warps takes 64 rows through the candidate tiles of
+/// the scan.
 ///
 /// Weights are taken at the scan's estimate of the threshold; beside P V and W V the pass sums, per row, the
 /// support n, S1 = sum w and the mass M = sum p. The threshold then follows in closed form (r = 2: the root

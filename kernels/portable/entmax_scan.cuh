@@ -2,20 +2,24 @@
 
 #include <new>
 
-#include "portable/entmax_finds.cuh"
-#include "portable/entmax_histogram.cuh"
+#include "portable/entmax_scan_finds.cuh"
 #include "portable/entmax_scan_order.cuh"
 
 /// Scan: the one product of all queries with all keys. For every row it leaves a lower bound of its
-/// threshold, an estimate of it (in tau), and for every row tile the key tiles that can hold a positive
-/// weight (in tile_mask).
+/// threshold, an estimate of it (in tau) and lists of its scores above the bound with their keys
+/// (entmax_finds.cuh), and for every row tile the key tiles that can hold a positive weight (in tile_mask).
 ///
-/// A block takes 128 rows (64 if heads are wide) through the key tiles, near ones and the first (a common
-/// sink) first. Per score it costs one maximum; only scores above the row's running lower bound go into the
-/// row's histogram, and only tiles that hold one become candidates. The bound begins at max - 1 and is solved
-/// from the histogram again after 1, 2, 4, 8, ... half tiles that counted: by the subset property the
-/// threshold of what was seen so far bounds that of the row. With position-biased (ALiBi) heads, |q| max|k|
-/// and the bound prove all keys beyond some distance zero: the walk ends there, without a product.
+/// A block takes 128 rows (64 if heads are wide, or blocks few) through the key tiles, near ones and the
+/// first (a common sink) first. Per score it costs one maximum; only scores above the row's running lower
+/// bound go into the row's histogram and list, and only tiles that hold one become candidates. The bound
+/// begins at max - 1 and is solved from the histogram again after 1, 2, 4, 8, ... half tiles that counted: by
+/// the subset property the threshold of what was seen so far bounds that of the row. With position-biased
+/// (ALiBi) heads, |q| max|k| and the bound prove all keys beyond some distance zero: the walk ends there,
+/// without a product.
+///
+/// While there are few keys, half of the scores are above the bound. So the first quarter of the key tiles
+/// (an eighth, of many) gives the histogram no more than the largest of each lane's eight scores in a row, a
+/// subset as good as any, and is taken again at the end, when few scores are above the bound, to be listed.
 ///
 /// Warps own 16 rows of each of the block's row tiles, so that all have the same share of an active one; but
 /// for the keys in shared memory they share nothing.
@@ -32,236 +36,19 @@
 /// wait for each other, and a walk down the histogram by batches of eight bins: 3.0 and 2.1 ms. A quarter of
 /// the latter was waiting at the barrier for the warps with the active row tile. (5) So each warp takes rows
 /// of both row tiles: 3.0 and 2.0 ms. (6) Bins with means (entmax_histogram.cuh): as fast, five times as
-/// accurate. Tried and left: eight warps of 16 rows at 128 registers, twice as many at a time: 3.1 and 2.2
-/// ms. Each key fragment then serves one product instead of two, and shared memory is the limit.
+/// accurate.
+///
+/// Then it came to list its finds, so that output needs no product (4.9 -> 0.6 ms, dense): dense and with 30
+/// % active, without lists 2.8 and 2.3 ms. (7) All finds listed, one after the other in each lane, 350 a row
+/// of which 57 are its support: 5.1 and 3.6. (8) The first quarter only counted, and taken again: 4.1
+/// and 2.9. (9) Only its largest scores counted; code for each phase apart, 100 KB of it: no gain. One loop
+/// for all; scores in shared memory, picked by the number of their bit, so that the loop over finds has no
+/// branch; the lists of a lane 128 long instead of 64, hardly ever compacted: 3.4 and 2.7. (10) Counting
+/// unconditionally, of nothing where there is no find, as the compiler makes a branch of a condition: 3.1
+/// and 2.5. At 4096 tokens blocks of one row tile (0.33 instead of 0.36 ms with 70 % zero tiles). Tried and
+/// left: output in the same block after its scan (3.1 + 0.6 -> 4.7 ms: too few warps to hide its loads); one
+/// stage of keys and five blocks; two finds at a time instead of one changes nothing.
 namespace asplash::kernels::portable {
-
-/// row_tiles: of a block; a warp's 16 rows of each share key fragments. 2, if registers and the number of
-/// blocks allow.
-template <typename T, int head_dim, int row_tiles>
-struct Scan {
-  static_assert(row_tiles == 1 || (row_tiles == 2 && head_dim <= 128));
-  static constexpr int kRowTiles = row_tiles;
-  static constexpr int kBands = kRowTiles;
-  static constexpr int kWarpRows = 16 * kBands;
-  static constexpr int kRows = kRowTiles * kTile;
-  static constexpr int kStepGroups = 4;  ///< of 8 keys
-  static constexpr int kStepKeys = kStepGroups * 8;
-  static constexpr bool kInRegisters = head_dim <= 128;  ///< the queries
-  static constexpr int kStages = kInRegisters ? 2 : 1;
-  using Rows = Tile<T, head_dim>;
-
-  /// Queries lie where keys will, if they move to registers.
-  static constexpr int kQueryAt = 0;
-  static constexpr int kKeyAt = kInRegisters ? 0 : kRowTiles * Rows::kBytes;
-  static constexpr int kHistogramAt = kKeyAt + kStages * Rows::kBytes;
-  static constexpr int kReachAt = kHistogramAt + kRows * kHistogramStride * 4;
-  static constexpr int kScoresAt = kReachAt + kRows * 4;
-  /// Of a thread's scores of a step; so that neither four at a time nor any one meet in few banks.
-  static constexpr int kScoresStride = kBands * kStepGroups * 16 + 16;
-  static constexpr int kAnchorsAt = kScoresAt + kThreads * kScoresStride;
-  static constexpr int kCandidatesAt = kAnchorsAt + kRows * 4;
-  static int shared_bytes(int tile_words) { return kCandidatesAt + (kRowTiles + 1) * tile_words * 4; }
-  static constexpr int kBlocks = head_dim > 128                     ? 1
-                                 : head_dim == 96                   ? 4 - row_tiles
-                                 : row_tiles == 1 || head_dim <= 64 ? 4
-                                                                    : 3;  ///< at a time on a multiprocessor
-};
-
-/// What happens to scores above the bound. Early: of a lane's scores in a row and step, the largest is
-/// counted: while there are few keys, half of the scores are above the bound, and a subset bounds, too.
-/// Later: all are counted and listed. Again: those of early tiles that are candidates are listed at the end,
-/// by then few, and counted if they were not.
-enum class Finding { early, later, again };
-/// How many key tiles are early.
-__device__ inline int early_share(int tiles) { return tiles <= 64 ? tiles / 4 : 8 + tiles / 8; }
-
-/// A thread's rows: two of each band (lane / 4 and lane / 4 + 8). The four lanes of a quad agree on all but
-/// broken.
-template <int rows>
-struct ScanRows {
-  float lower[rows];        ///< bound of the threshold
-  unsigned int broken = 0;  ///< bit r: a score is not finite
-  LaneLists<rows> lists;
-};
-
-template <typename T, int head_dim, int row_tiles>
-struct ScanBlock {
-  using Layout = Scan<T, head_dim, row_tiles>;
-  static constexpr int kThreadRows = 2 * Layout::kBands;
-  using Rows = ScanRows<kThreadRows>;
-
-  const Launch& launch;
-  const RowPlace& place;
-  const HistogramFormat format;
-  char* shared;
-  const T* keys;     ///< the document's first
-  int seen_by_all;   ///< leading keys that all rows of the warp see
-  int seen_by_some;  ///< leading keys that some row of the warp may see
-  bool plain;        ///< z is a positive multiple of the product, where all pairs exist
-  bool careful;      ///< a score may not be finite
-
-  __device__ uint32_t address(int offset) const { return shared_address(shared + offset); }
-  __device__ uint32_t* histogram(int row) const {
-    return reinterpret_cast<uint32_t*>(shared + Layout::kHistogramAt) + row * kHistogramStride;
-  }
-  /// |z_scale| |q| max |k| of a row: no product's share of z is larger.
-  __device__ float& reach(int row) const { return reinterpret_cast<float*>(shared + Layout::kReachAt)[row]; }
-  /// Of a row's histogram.
-  __device__ float& anchor(int row) const {
-    return reinterpret_cast<float*>(shared + Layout::kAnchorsAt)[row];
-  }
-  __device__ uint32_t* candidates(int row_tile) const {
-    return reinterpret_cast<uint32_t*>(shared + Layout::kCandidatesAt) +
-           row_tile * launch.params.shape.tile_words();
-  }
-  /// The candidates of either row tile among the early key tiles.
-  __device__ uint32_t* early() const { return candidates(Layout::kRowTiles); }
-  /// The warp's first row of the first row tile.
-  __device__ int warp_row() const { return threadIdx.x / 32 * 16; }
-  __device__ int local_row(int r) const {
-    return warp_row() + r / 2 * kTile + r % 2 * 8 + threadIdx.x % 32 / 4;
-  }
-  __device__ PairRule rule(int first_key) const {
-    return {launch.params.causal, place.row0 + place.document.offset(), first_key, place.document.k_length,
-            place.slope};
-  }
-  __device__ bool row_exists(int r) const {
-    const int row = local_row(r);
-    return row < place.rows && (!launch.params.causal || place.row0 + row + place.document.offset() >= 0) &&
-           place.key_tiles > 0;
-  }
-  __device__ void load_keys(int key_tile, int stage) const {
-    const int64_t stride = launch.params.key.token_stride;
-    Layout::Rows::load(address(Layout::kKeyAt) + stage * Layout::Rows::kBytes,
-                       keys + key_tile * (kTile * stride), stride,
-                       place.document.k_length - key_tile * kTile);
-    commit_copies();
-  }
-};
-
-/// Marks rows that see a score which is not finite. Only runs where such a score is possible.
-template <typename Block, int bands, int groups>
-__device__ inline void find_broken(const Block& block, const Scores<bands, groups>& s, const PairRule& rule,
-                                   typename Block::Rows& state) {
-#pragma unroll
-  for (int band = 0; band < bands; ++band) {
-#pragma unroll
-    for (int n = 0; n < groups; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const bool finite = fabsf(s[band][n][e] * block.launch.z_scale) < kInfinity;
-        const int row = block.warp_row() + band * kTile + element_row(e);
-        if (!finite && rule.visible(row, element_column(n, e))) state.broken |= 1U << (band * 2 + (e >> 1));
-      }
-    }
-  }
-}
-
-/// Moves the windows of rows up to which a score of the step lies above them.
-template <typename Block>
-__device__ inline void raise_windows(const Block& block, const float (&top)[Block::kThreadRows], float factor,
-                                     typename Block::Rows& state) {
-  float anchors[Block::kThreadRows];
-#pragma unroll
-  for (int r = 0; r < Block::kThreadRows; ++r) anchors[r] = block.anchor(block.local_row(r));
-  __syncwarp();
-#pragma unroll
-  for (int r = 0; r < Block::kThreadRows; ++r) {
-    const float maximum = quad_max(top[r] * factor);
-    if (maximum > state.lower[r] + 1) {
-      // The window's top is always lower + 1 as rounded, so that bins are cleared up to where it next starts.
-      const float lower = maximum - 1;
-      const int row = block.local_row(r);
-      block.anchor(row) =
-          move_window(block.histogram(row), state.lower[r] + 1, lower + 1, anchors[r], threadIdx.x % 4, 4);
-      state.lower[r] = lower;
-    }
-  }
-  __syncwarp();
-}
-
-/// If x > bound: mask |= bit. Predicated: a branch would cost more.
-template <uint32_t bit>
-__device__ inline void mark_above(uint32_t& mask, float x, float bound) {
-  asm("{\n"
-      ".reg .pred found;\n"
-      "setp.gt.f32 found, %1, %2;\n"
-      "@found or.b32 %0, %0, %3;\n"
-      "}\n"
-      : "+r"(mask)
-      : "f"(x), "f"(bound), "n"(bit));
-}
-
-/// Marks the scores of a lane in one band and group that lie above their rows' bounds.
-template <int band, int n, int groups>
-__device__ inline void mark_finds(uint32_t& mask, const float (&s)[4], float first_bound,
-                                  float second_bound) {
-  constexpr int kBit = (band * groups + n) * 4;
-  mark_above<1U << kBit>(mask, s[0], first_bound);
-  mark_above<2U << kBit>(mask, s[1], first_bound);
-  mark_above<4U << kBit>(mask, s[2], second_bound);
-  mark_above<8U << kBit>(mask, s[3], second_bound);
-}
-
-/// Counts the largest score of each of a lane's rows, if it lies above the bound.
-template <typename Block>
-__device__ inline void count_largest(const Block& block, const float (&top)[Block::kThreadRows], float factor,
-                                     const typename Block::Rows& state) {
-#pragma unroll
-  for (int r = 0; r < Block::kThreadRows; ++r)
-    count_score(shared_address(block.histogram(block.local_row(r))), top[r], factor,
-                block.anchor(block.local_row(r)), block.format, top[r] * factor > state.lower[r]);
-  __syncwarp();  // counts before slots are cleared again
-}
-
-/// Counts and lists the scores above their rows' bounds, in the bands (bits) where there are any. A lane puts
-/// its scores into shared memory, where they can be picked by number.
-template <typename Block, int bands, int groups>
-__device__ inline void take_finds(const Block& block, const Scores<bands, groups>& s, unsigned int found,
-                                  float factor, int first_key, const float (&top)[Block::kThreadRows],
-                                  Finding finding, typename Block::Rows& state) {
-  static_assert(bands <= 2 && groups == 4);
-  const uint32_t mine = block.address(Block::Layout::kScoresAt) + threadIdx.x * Block::Layout::kScoresStride;
-  const float inverse = factor == 1 ? 1 : block.launch.inverse_z_scale;
-  uint32_t mask = 0;
-  const auto mark = [&](auto band_tag) {
-    constexpr int kBand = decltype(band_tag)::value;
-    if ((found >> kBand & 1) == 0) return;
-    const float first = state.lower[2 * kBand] * inverse, second = state.lower[2 * kBand + 1] * inverse;
-#pragma unroll
-    for (int n = 0; n < groups; ++n) store_four(mine + (kBand * groups + n) * 16, s[kBand][n]);
-    mark_finds<kBand, 0, groups>(mask, s[kBand][0], first, second);
-    mark_finds<kBand, 1, groups>(mask, s[kBand][1], first, second);
-    mark_finds<kBand, 2, groups>(mask, s[kBand][2], first, second);
-    mark_finds<kBand, 3, groups>(mask, s[kBand][3], first, second);
-  };
-  mark(Index<0>{});
-  if constexpr (bands == 2) mark(Index<1>{});
-  const uint32_t histograms = shared_address(block.histogram(block.local_row(0)));
-  const uint32_t anchors = shared_address(&block.anchor(block.local_row(0)));
-  first_key += threadIdx.x % 4 * 2;
-#pragma unroll 1
-  while (__any_sync(0xFFFFFFFFU, mask != 0)) {
-    // Bits of i: 16: band, 12: group, 2: row (+ 8) within the band, 1: column. No branch: lanes stay
-    // together.
-    const bool yes = mask != 0;
-    const int i = 31 - __clz(static_cast<int>(mask | 1));
-    mask &= ~(1U << i);
-    const int rows_below = (i & 18) * 4, shift = (i & 16) + (i & 2) * 4;
-    const float x = load_float(mine + i * 4);
-    bool count = yes;
-    if (finding == Finding::again) {
-      float largest = (i & 2) == 0 ? top[0] : top[1];
-      if constexpr (bands == 2) largest = (i & 16) == 0 ? largest : (i & 2) == 0 ? top[2] : top[3];
-      count = yes && x < largest;
-    }
-    count_score(histograms + rows_below * (kHistogramStride * 4), x, factor,
-                load_float(anchors + rows_below * 4), block.format, count);
-    state.lists.add(rows_below, shift, x * factor, first_key + (i & 12) * 2 + (i & 1), yes);
-  }
-  __syncwarp();  // counts before slots are cleared again
-}
 
 /// Scores of the warp's rows with 32 keys. Returns (as bits) the bands of which any went into a histogram.
 template <typename Block, typename Query>
@@ -342,27 +129,6 @@ __device__ void solve_rows(const Block& block, typename Block::Rows& state, floa
   }
   __syncwarp();
 }
-
-/// The tiles of a set of words, one after the other; -1: no more.
-class TilesOf {
- public:
-  __device__ TilesOf(const uint32_t* words, int count) : words_(words), count_(count) {}
-
-  __device__ int next() {
-    while (left_ == 0) {
-      if (++word_ >= count_) return -1;
-      left_ = words_[word_];
-    }
-    const int bit = __ffs(static_cast<int>(left_)) - 1;
-    left_ &= left_ - 1;
-    return word_ * 32 + bit;
-  }
-
- private:
-  const uint32_t* words_;
-  int count_, word_ = -1;
-  uint32_t left_ = 0;
-};
 
 /// All key tiles that may matter, and again the early ones that do.
 template <typename Block, typename Query>

@@ -68,4 +68,25 @@ class ScanOrder {
   int count_ = 0;
 };
 
+/// The tiles of a set of words, one after the other; -1: no more.
+class TilesOf {
+ public:
+  __device__ TilesOf(const uint32_t* words, int count) : words_(words), count_(count) {}
+
+  __device__ int next() {
+    while (left_ == 0) {
+      if (++word_ >= count_) return -1;
+      left_ = words_[word_];
+    }
+    const int bit = __ffs(static_cast<int>(left_)) - 1;
+    left_ &= left_ - 1;
+    return word_ * 32 + bit;
+  }
+
+ private:
+  const uint32_t* words_;
+  int count_, word_ = -1;
+  uint32_t left_ = 0;
+};
+
 }  // namespace asplash::kernels::portable

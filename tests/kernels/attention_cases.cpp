@@ -78,7 +78,10 @@ void add_shapes(std::vector<AttentionCase>& cases) {
   }
   cases.push_back({"batch_3", with(square(150), [](auto& p) { p.batch = 3; })});
   // More rows than have lists at a time.
-  cases.push_back({"batch_64_of_64_heads", with(square(70, 32, 64), [](auto& p) { p.batch = 64; })});
+  cases.push_back({"batch_64_of_64_heads", with(rectangle(70, 9, false), [](auto& p) {
+                     p.heads = p.kv_heads = p.batch = 64;
+                     p.head_dim = 32;
+                   })});
   cases.push_back({"batch_300", with(square(3, 32, 1), [](auto& p) { p.batch = 300; })});
   for (const int group : {2, 4, 7, 8}) {
     cases.push_back({"group_" + std::to_string(group), with(square(140, 32, 2 * group), [](auto& p) {

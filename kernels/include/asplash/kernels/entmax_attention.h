@@ -73,7 +73,8 @@ struct EntmaxAttentionShape {
 
 /// Counters that the forward adds to: kZeroTiles of kTiles visible tiles hold no positive weight, the support
 /// of kRows rows (those that see a key) sums to kSupport, and kPasses + i of these rows were final after i +
-/// 1 output passes (the last counter: or more).
+/// 1 refinement steps from the scan's estimate, over their lists or over their tiles (the last counter: or
+/// more).
 struct EntmaxStatistics {
   enum : int { kZeroTiles, kTiles, kSupport, kRows, kPasses, kCounters = kPasses + 4 };
 };
@@ -110,7 +111,8 @@ struct EntmaxAttentionGradients {
   AttentionTensor grad_query, grad_key, grad_value;  ///< written
 };
 
-/// Bytes of workspace (without the mask), linear in tokens.
+/// Bytes of workspace (without the mask), linear in tokens. The forward's lists take 4 KiB a row, of 2^18
+/// rows or one head's at most.
 size_t entmax_forward_workspace(const EntmaxAttentionShape& shape);
 size_t entmax_backward_workspace(const EntmaxAttentionShape& shape);
 
