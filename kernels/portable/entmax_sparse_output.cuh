@@ -144,7 +144,6 @@ template <typename T, int head_dim>
 __device__ inline int load_finds(const SparseBlock<T, head_dim>& block, int row, float lower,
                                  ListLengths lengths) {
   const Find* lists = list_of_row(block.launch, block.place, row);
-  const uint32_t bit = 1U << (row % 8 * 4 + row / 16 % 2 * 2 + row / 8 % 2);
   const int lane = threadIdx.x % 32;
   const Terms terms = block.terms();
   int count = 0;
@@ -155,7 +154,6 @@ __device__ inline int load_finds(const SparseBlock<T, head_dim>& block, int row,
       const int at = count + __popc(lanes & ((1U << lane) - 1));
       terms.weights[at].x = find.z;
       terms.keys[at] = find.key;
-      atomicOr(reinterpret_cast<uint32_t*>(block.row_bits() + find.key / kTile) + row / 32, bit);
     }
     count += __popc(lanes);
   };
@@ -187,23 +185,33 @@ __device__ inline int load_finds(const SparseBlock<T, head_dim>& block, int row,
 }
 
 /// Turns the row's finds into terms, drops those without weight and fills up to a whole batch; how many.
+/// Marks the row in the row bits of the key tiles that may give it weight: the backward's scores are rounded
+/// otherwise.
 template <Power power, typename T, int head_dim>
-__device__ inline int list_terms(const SparseBlock<T, head_dim>& block, int finds, const SolvedRow& row) {
+__device__ inline int list_terms(const SparseBlock<T, head_dim>& block, int row, int finds,
+                                 const SolvedRow& solved) {
   using Layout = SparseOutput<T, head_dim>;
-  const float exponent = block.launch.exponent, p_factor = 1 / row.sums.mass, w_factor = 1 / row.sums.slope;
+  const float exponent = block.launch.exponent;
+  const float p_factor = 1 / solved.sums.mass, w_factor = 1 / solved.sums.slope;
+  const float margin = 1e-3F + 1e-6F * fabsf(solved.tau);
+  const uint32_t bit = 1U << (row % 8 * 4 + row / 16 % 2 * 2 + row / 8 % 2);
   const int lane = threadIdx.x % 32;
   const Terms terms = block.terms();
   int count = 0;
+  __syncwarp();
 #pragma unroll 1
   for (int first = 0; first < finds; first += 32) {
     const bool there = first + lane < finds;
-    const float u = there ? fmaxf(terms.weights[first + lane].x - row.tau, 0) : 0;
+    const float above = there ? terms.weights[first + lane].x - solved.tau : -kInfinity;
     const int key = there ? terms.keys[first + lane] : 0;
-    const uint32_t lanes = __ballot_sync(0xFFFFFFFFU, u > 0);  // and the reads are done
-    if (u > 0) {
-      const float w = slope_weight<power>(u, exponent);
+    const uint32_t lanes = __ballot_sync(0xFFFFFFFFU, above > 0);
+    __syncwarp();  // the reads are done
+    if (above > -margin)
+      atomicOr(reinterpret_cast<uint32_t*>(block.row_bits() + key / kTile) + row / 32, bit);
+    if (above > 0) {
+      const float w = slope_weight<power>(above, exponent);
       const int at = count + __popc(lanes & ((1U << lane) - 1));
-      terms.weights[at] = {w * u * p_factor, w * w_factor};
+      terms.weights[at] = {w * above * p_factor, w * w_factor};
       terms.keys[at] = key;
     }
     count += __popc(lanes);
@@ -309,7 +317,7 @@ __device__ inline void take_row(const SparseBlock<T, head_dim>& block, int row, 
     constexpr Power kPower = decltype(power)::value;
     const SolvedRow solved = solve_row<kPower>(block.terms(), finds, estimate, lower, block.launch.exponent);
     SparseSums sums;
-    add_values(block, list_terms<kPower>(block, finds, solved), sums);
+    add_values(block, list_terms<kPower>(block, row, finds, solved), sums);
     bool finite = true;
 #pragma unroll
     for (int c = 0; c < 8; ++c) finite &= fabsf(sums.p[c]) < kInfinity && fabsf(sums.w[c]) < kInfinity;
