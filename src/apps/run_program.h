@@ -83,6 +83,18 @@ inline std::string help_of(const CLI::App& app) {
   return command + " --help";
 }
 
+/// CLI11 says of `asplash-data foo` that a subcommand is required: here it is named, and what is valid.
+inline std::string unknown_command(const CLI::App& app, int argc, char** argv) {
+  const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
+  if (commands.empty() || argc < 2 || argv[1][0] == '-') return "";
+  std::string valid;
+  for (const CLI::App* command : commands) {
+    if (command->get_name() == argv[1]) return "";
+    valid += (valid.empty() ? "" : ", ") + command->get_name();
+  }
+  return str("'", argv[1], "': must be one of ", valid);
+}
+
 /// What was printed has arrived; not asked where a signal stopped the program, which may have stopped the
 /// reader, too.
 inline void check_standard_output() {
@@ -104,7 +116,8 @@ inline int run_program(CLI::App& app, int argc, char** argv, const std::function
       check_standard_output();
       return status;
     } catch (const CLI::ParseError& error) {
-      print_error(str(error.what(), " (see ", help_of(app), ")"));
+      const std::string unknown = unknown_command(app, argc, argv);
+      print_error(str(unknown.empty() ? error.what() : unknown, " (see ", help_of(app), ")"));
       return 2;
     }
     const int status = run();

@@ -82,6 +82,7 @@ TokenizerTrainingReport train_tokenizer(const TokenizerTrainingOptions& options,
   if (options.vocab_size < 260)
     fail("--vocab-size must be at least 260 (256 bytes, 3 control pieces, 1 of text), got ",
          options.vocab_size);
+  if (std::filesystem::is_directory(output)) fail(output, ": is a folder; --output is the model's file");
   const data::NewFolder folder(std::filesystem::absolute(output).parent_path().string());
 
   TokenizerTrainingReport report;

@@ -27,7 +27,7 @@ struct StepRecord {
   std::optional<double> mfu;  ///< share of the device's peak
   std::optional<double> zero_tile_share;
   std::optional<double> mean_support;  ///< keys with weight above 0, mean over the queries
-  std::optional<double> mean_passes;   ///< over a query's scores until its threshold is final (CUDA kernels)
+  std::optional<double> mean_passes;   ///< refinement steps until a query's threshold is final (CUDA kernels)
 };
 
 struct EvaluationRecord {
