@@ -130,13 +130,15 @@ bool valid(const EntmaxAttentionParams& p) {
     return valid_tensor(t, s.type, tokens);
   };
   return s.batch > 0 && s.heads > 0 && s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.q_tokens >= 0 &&
-         s.k_tokens >= 0 && s.documents >= 0 && p.alpha > 1 && p.alpha <= 2 && p.workspace != nullptr &&
+         s.k_tokens >= 0 && s.documents >= 0 && p.alpha > 1 && p.alpha <= 2 && p.scan_row_tiles >= 0 &&
+         p.scan_row_tiles <= 2 && p.workspace != nullptr &&
          reinterpret_cast<uintptr_t>(p.workspace) % 256 == 0 && (p.cu_q != nullptr) == (s.documents > 0) &&
          (p.cu_k != nullptr) == (s.documents > 0) && (s.documents == 0 || s.batch == 1) && s.heads <= 65535 &&
          s.batch <= 65535 && well_formed(p.query, s.q_tokens) && well_formed(p.key, s.k_tokens) &&
          well_formed(p.value, s.k_tokens) &&
          (s.q_tokens == 0 || (p.tau != nullptr && (p.tile_mask != nullptr || s.k_tokens == 0) &&
-                              reinterpret_cast<uintptr_t>(p.tile_mask) % 8 == 0));
+                              reinterpret_cast<uintptr_t>(p.tile_mask) % 8 == 0 &&
+                              reinterpret_cast<uintptr_t>(p.mean_value) % 16 == 0));
 }
 
 Launch make_launch(const EntmaxAttentionParams& p, bool backward) {

@@ -78,7 +78,7 @@ __device__ inline float move_window(uint32_t* row, float old_top, float top, flo
 struct ThresholdBounds {
   float lower;     ///< no more than the threshold of the counted scores, hence of the row (subset property)
   float estimate;  ///< expected threshold
-  float crowd;     ///< no fewer than the scores between the two
+  float crowd;     ///< no fewer than the counted scores between the two
 };
 
 /// A bin's count and mean, places from the bin's lowest.

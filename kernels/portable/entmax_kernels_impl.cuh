@@ -35,6 +35,8 @@ template <typename T, int head_dim>
 cudaError_t choose_scan(const Launch& launch, int heads, cudaStream_t stream) {
   if constexpr (head_dim <= 128) {
     const EntmaxAttentionShape& s = launch.params.shape;
+    if (launch.params.scan_row_tiles == 1) return launch_scan<T, head_dim, 1>(launch, heads, stream);
+    if (launch.params.scan_row_tiles == 2) return launch_scan<T, head_dim, 2>(launch, heads, stream);
     int device = 0, processors = 0;
     if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
     if (const cudaError_t error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);

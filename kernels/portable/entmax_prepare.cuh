@@ -186,7 +186,8 @@ __global__ void __launch_bounds__(kThreads) key_facts_kernel(const __grid_consta
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads) backward_facts_kernel(const __grid_constant__ Launch launch) {
   const EntmaxAttentionShape& shape = launch.params.shape;
-  const int key_tiles = shape.key_tiles(), key_blocks = key_tiles * shape.kv_heads;
+  const int key_tiles = shape.key_tiles();
+  const int key_blocks = shape.k_tokens > 0 ? key_tiles * shape.kv_heads : 0;  // as in launch_backward
   const int block = blockIdx.x;
   if (block < key_blocks) {
     take_key_tile<T, head_dim, true>(launch, block % key_tiles, block / key_tiles, blockIdx.y);

@@ -117,7 +117,10 @@ __device__ void solve_rows(const Block& block, typename Block::Rows& state, floa
   }
   __syncwarp();  // Lanes beyond the warp's rows repeat others' work: they read what is cleared next.
   if (final) {
-    if (lane == own && row < block.place.rows) block.launch.crowd[block.place.row_index + row] = bounds.crowd;
+    // Of early tiles' scores, any may be missing in the histogram.
+    if (lane == own && row < block.place.rows)
+      block.launch.crowd[block.place.row_index + row] =
+          bounds.crowd + static_cast<float>(early_tiles_of(block.place) * kTile);
   } else if (has_bound && lane == own) {
     move_window(block.histogram(row), lower + 1, bounds.lower + 1, anchor, 0, 1);
   }
@@ -139,8 +142,7 @@ __device__ void scan(const Block& block, const Query& query, typename Block::Row
   const int centre =
       min(max((block.place.row0 + block.place.document.offset() + kTile / 2) / kTile, 0), tiles - 1);
   ScanOrder order(tiles, block.launch.params.causal ? tiles - 1 : centre, block.place.slope == 0);
-  // Where positions bias scores, the walk may end anywhere; it is short.
-  const int early_tiles = block.place.slope == 0 ? early_share(tiles) : 0;
+  const int early_tiles = early_tiles_of(block.place);
   TilesOf early(block.early(), early_tiles > 0 ? words : 0);
   Finding finding = early_tiles > 0 ? Finding::early : Finding::later;
   const auto next_tile = [&] {

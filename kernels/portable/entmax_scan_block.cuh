@@ -42,10 +42,13 @@ struct Scan {
 /// What happens to scores above the bound. Early: of a lane's scores in a row and step, the largest is
 /// counted: while there are few keys, half of the scores are above the bound, and a subset bounds, too.
 /// Later: all are counted and listed. Again: those of early tiles that are candidates are listed at the end,
-/// by then few, and counted if they were not.
+/// by then few; or, if the warp has lost its lists, counted if they were not.
 enum class Finding { early, later, again };
-/// How many key tiles are early.
-__device__ inline int early_share(int tiles) { return tiles <= 64 ? tiles / 4 : 8 + tiles / 8; }
+/// How many key tiles are early. Where positions bias scores, none: the walk is short and may end anywhere.
+__device__ inline int early_tiles_of(const RowPlace& place) {
+  const int tiles = place.key_tiles;
+  return place.slope != 0 ? 0 : tiles <= 64 ? tiles / 4 : 8 + tiles / 8;
+}
 
 /// A thread's rows: two of each band (lane / 4 and lane / 4 + 8). The four lanes of a quad agree on all but
 /// broken.

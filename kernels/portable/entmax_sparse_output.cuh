@@ -318,7 +318,8 @@ __device__ inline void take_row(const SparseBlock<T, head_dim>& block, int row, 
     const SolvedRow solved = solve_row<kPower>(block.terms(), finds, estimate, lower, block.launch.exponent);
     SparseSums sums;
     add_values(block, list_terms<kPower>(block, row, finds, solved), sums);
-    bool finite = true;
+    // No score above a threshold that cannot be told from the largest one: beyond what fp32 holds.
+    bool finite = solved.sums.mass > 0;
 #pragma unroll
     for (int c = 0; c < 8; ++c) finite &= fabsf(sums.p[c]) < kInfinity && fabsf(sums.w[c]) < kInfinity;
     finite = __all_sync(0xFFFFFFFFU, finite);

@@ -135,6 +135,7 @@ void add_options(std::vector<AttentionCase>& cases) {
          with(base, documents({0, 10, 10, 80, 90, 218, 219, 219}, {0, 200, 264, 264, 265, 330, 460, 461}))});
     cases.push_back({"documents_empty_" + kind, with(base, documents({0, 0, 0, 5, 5}, {0, 0, 7, 7, 7}))});
     cases.push_back({"documents_one_" + kind, with(base, documents({0, 100}, {0, 100}))});
+    cases.push_back({"documents_without_keys_" + kind, with(base, documents({0, 100}, {0, 0}))});
   }
   std::vector<int32_t> ones(131);
   for (size_t i = 0; i < ones.size(); ++i) ones[i] = static_cast<int32_t>(i);

@@ -61,6 +61,16 @@ TEST(EntmaxInterface, RefusesParametersOutOfRange) {
   refused("an unaligned key", [](auto& p) { p.key.data = static_cast<char*>(p.key.data) + 2; });
   refused("an unaligned stride", [](auto& p) { p.value.token_stride += 1; });
   refused("documents without offsets", [](auto& p) { p.shape.documents = 3; });
+  refused("three row tiles a block", [](auto& p) { p.scan_row_tiles = 3; });
+}
+
+TEST(EntmaxInterface, RefusesMeansThatAreNotAligned) {
+  EntmaxAttentionParams params = plausible();
+  params.mean_value = reinterpret_cast<void*>(uintptr_t{4096 + 8});
+  params.weight_sum = reinterpret_cast<float*>(uintptr_t{4096});
+  EXPECT_EQ(kernels::entmax_attention_forward(params, nullptr), cudaErrorInvalidValue);
+  const kernels::EntmaxAttentionGradients gradients{params.out, params.query, params.key, params.value};
+  EXPECT_EQ(kernels::entmax_attention_backward(params, gradients, nullptr), cudaErrorInvalidValue);
 }
 
 TEST(EntmaxInterface, TilesAreCounted) {

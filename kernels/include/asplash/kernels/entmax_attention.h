@@ -92,8 +92,8 @@ struct EntmaxAttentionParams {
   AttentionTensor query, key, value;
   AttentionTensor out;
   float* tau = nullptr;  ///< [batch, heads, q_tokens]; +infinity for rows without keys, NaN for broken rows
-  /// For the backward, both or (no backward follows) neither: mean [batch, heads, q_tokens, head_dim] and
-  /// sum_j w_ij [batch, heads, q_tokens].
+  /// For the backward, both or (no backward follows) neither: mean [batch, heads, q_tokens, head_dim],
+  /// 16-byte aligned, and sum_j w_ij [batch, heads, q_tokens].
   void* mean_value = nullptr;
   float* weight_sum = nullptr;
   /// [batch, heads, row_tiles, mask_words], 8-byte aligned: bit j of a row tile is set if key tile j may hold
@@ -101,6 +101,9 @@ struct EntmaxAttentionParams {
   /// tile is the kernels' own.
   uint32_t* tile_mask = nullptr;
   unsigned long long* statistics = nullptr;  ///< nullptr, or EntmaxStatistics::kCounters
+  /// How many row tiles a block of the forward's scan takes, where kernels of both kinds exist (16-bit types,
+  /// head_dim up to 128): 1, 2, or 0: whichever is faster. Results agree within rounding.
+  int scan_row_tiles = 0;
   /// entmax_forward_workspace or entmax_backward_workspace bytes, 256-byte aligned. Contents need not survive
   /// the call: the same memory serves every layer.
   void* workspace = nullptr;
