@@ -72,6 +72,19 @@ void expect_tau(const std::vector<float>& tau, const std::vector<double>& expect
   }
 }
 
+/// Every row's weights at its own threshold sum to 1 within 1e-3, to first order: what the output, divided by
+/// their sum, does not show. rounding: of a score.
+void expect_unit_sums(const std::vector<float>& tau, const AttentionReference& reference, double exponent,
+                      double rounding) {
+  ASSERT_EQ(tau.size(), reference.tau.size());
+  for (size_t i = 0; i < tau.size(); ++i) {
+    if (!std::isfinite(reference.tau[i])) continue;
+    const double slope = exponent * reference.weight_sum[i];
+    ASSERT_LE(slope * std::abs(static_cast<double>(tau[i]) - reference.tau[i]), 1e-3 + slope * rounding)
+        << "row " << i;
+  }
+}
+
 /// Nothing with weight is missing, and almost nothing else is there.
 void expect_mask(const kernels::EntmaxAttentionShape& shape, const std::vector<uint32_t>& mask,
                  const AttentionReference& reference, double margin) {
@@ -159,6 +172,7 @@ void expect_agreement(const TypedCase& typed_case, const AttentionReference& ref
   const double score_size = 1 + reference.largest_score;
   expect_close("out", result.out, reference.out, base.out + rounding);
   expect_tau(result.tau, reference.tau, base.tau * score_size);
+  expect_unit_sums(result.tau, reference, exponent, tolerance_of(ElementType::fp32).tau * score_size);
   const double grad = base.grad * test_case.condition + 4 * rounding;
   expect_close("grad_query", result.grad_query, reference.grad_query, grad + edge,
                0.3 * reference.grad_query_size);

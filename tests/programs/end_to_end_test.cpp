@@ -424,7 +424,6 @@ TEST_F(Programs, BadInputGivesOneLineAndNoOutput) {
   fails("asplash-data",
         {"tokenizer", "--input", "nowhere.jsonl", "--vocab-size", "500", "--output", "x.model"},
         {"nowhere.jsonl"});
-  fails("asplash-data", {"tokenizer", "--input", kCorpus, "--output", "packed"}, {"packed", "folder"});
   fails("asplash-data", {"pack", "--tokenizer", "nowhere.model", "--input", kCorpus, "--output", "bad"},
         {"nowhere.model"});
   fails("asplash-data", {"inspect", "nowhere"}, {"nowhere"});
@@ -457,10 +456,6 @@ TEST_F(Programs, BadCommandLinesAreUsageErrors) {
     EXPECT_NE(outcome.err.find("--context"), std::string::npos) << outcome.err;
   }
   EXPECT_EQ(call("asplash-generate", {"--checkpoint", "run"}).status, 2);
-  const Outcome unknown = call("asplash-data", {"pak", "--input", kCorpus});
-  EXPECT_EQ(unknown.status, 2);
-  EXPECT_NE(unknown.err.find("'pak': must be one of tokenizer, pack, inspect"), std::string::npos)
-      << unknown.err;
   for (const auto& [program, arguments] : std::vector<std::pair<const char*, Arguments>>{
            {"asplash-generate", {"--checkpoint", "run", "--prompt", "x", "--seed", "-1"}},
            {"asplash-data", {"tokenizer", "--input", kCorpus, "--output", "no.model", "--seed", "-1"}},
