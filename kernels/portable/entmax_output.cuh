@@ -316,7 +316,9 @@ __device__ inline Outcome judge(OutputRows& state, const RowSums& sums, float ex
           scores * d * d > kCurvatureTolerance || scores * fabsf(d) > kMeanTolerance * sums.slope[r];
     } else {
       outcome.again |= fabsf(sums.mass[r] - 1) > tolerance;
-      if (exponent < 2 && d < 0) outcome.again |= crowd[r * 8] * __powf(-d, exponent) > kSteepMassTolerance;
+      // A crowd below taken_at, unless d is what fp32 rounds.
+      if (exponent < 2 && d < -1e-6F)
+        outcome.again |= crowd[r * 8] * __powf(-d, exponent) > kSteepMassTolerance;
     }
   }
   outcome.again = __syncthreads_or(outcome.again && !last_try);
