@@ -194,7 +194,7 @@ __device__ inline int list_terms(const SparseBlock<T, head_dim>& block, int row,
   const float exponent = block.launch.exponent;
   const float p_factor = 1 / solved.sums.mass, w_factor = 1 / solved.sums.slope;
   const float margin = 1e-3F + 1e-6F * fabsf(solved.tau);
-  const uint32_t bit = 1U << (row % 8 * 4 + row / 16 % 2 * 2 + row / 8 % 2);
+  const uint32_t bit = 1U << bit_of_row(row % 32);
   const int lane = threadIdx.x % 32;
   const Terms terms = block.terms();
   int count = 0;

@@ -261,6 +261,8 @@ __device__ inline void make_list(int base, int limit, int* list, int& listed, Ac
 /// Which of a tile's rows may give weight to a tile of keys: x has the bits of rows 0 to 31, y of 32 to 63,
 /// as ballots over fragments give them.
 __device__ inline int row_of_bit(int bit) { return bit % 4 / 2 * 16 + bit % 2 * 8 + bit / 4; }
+/// The other way, of a row below 32.
+__device__ inline int bit_of_row(int row) { return row % 8 * 4 + row / 16 * 2 + row / 8 % 2; }
 
 /// The bits of a tile's first `rows` rows.
 __device__ inline uint2 bits_of_rows(int rows) {
