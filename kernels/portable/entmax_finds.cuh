@@ -105,17 +105,15 @@ struct ListLengths {
 };
 
 /// A row's four lists, one after the other.
-template <typename Launch, typename Place>
-__device__ inline Find* list_of_row(const Launch& launch, const Place& place, int row) {
+__device__ inline Find* list_of_row(const Launch& launch, const RowPlace& place, int row) {
   return launch.lists +
          (place.row_index + row - int64_t{launch.first_head} * launch.params.shape.q_tokens) * kListOfRow;
 }
 
 /// Whether no row of the block's tile is lost. The block meets.
-template <typename Launch, typename Place>
-__device__ inline bool rows_are_listed(const Launch& launch, const Place& place) {
+__device__ inline bool rows_are_listed(const Launch& launch, const RowPlace& place) {
   bool lost = false;
-  if (static_cast<int>(threadIdx.x) < min(place.rows, kTile))
+  if (static_cast<int>(threadIdx.x) < place.rows)
     lost = ListLengths{launch.list_lengths[place.row_index + threadIdx.x]}.lost();
   return __syncthreads_or(lost) == 0;
 }

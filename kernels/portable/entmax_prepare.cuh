@@ -26,17 +26,6 @@ struct RowWalk {
   }
 };
 
-template <typename T>
-__device__ inline void unpack_unit(const uint4& unit, float (&x)[8]) {
-  const uint32_t words[4] = {unit.x, unit.y, unit.z, unit.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = Element<T>::unpack(words[i]);
-    x[2 * i] = pair.x;
-    x[2 * i + 1] = pair.y;
-  }
-}
-
 /// Numbers that are not finite become 0; whether there was none.
 __device__ inline bool clear_broken(float (&x)[8]) {
   bool finite = true;
@@ -233,15 +222,15 @@ __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __gri
     const int token = first + pass * Walk::kAtOnce;
     if (token >= p.shape.q_tokens) continue;
     const unsigned long long pairs[4] = {sums[pass][0].x, sums[pass][0].y, sums[pass][1].x, sums[pass][1].y};
-    uint32_t words[4];
+    float x[8];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int2 parts = PairOfSums::parts(pairs[i]);
-      words[i] = Element<T>::pack(static_cast<float>(parts.x) * columns[2 * i] * factors[pass],
-                                  static_cast<float>(parts.y) * columns[2 * i + 1] * factors[pass]);
+      x[2 * i] = static_cast<float>(parts.x) * columns[2 * i] * factors[pass];
+      x[2 * i + 1] = static_cast<float>(parts.y) * columns[2 * i + 1] * factors[pass];
     }
-    T* out = token_pointer<T>(launch.gradients.grad_query, blockIdx.z, blockIdx.y, token) + Walk::unit() * 8;
-    *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
+    store_unit(
+        token_pointer<T>(launch.gradients.grad_query, blockIdx.z, blockIdx.y, token) + Walk::unit() * 8, x);
   }
 }
 

@@ -47,26 +47,14 @@ __device__ inline void raise_windows(const Block& block, const float (&top)[Bloc
 }
 
 /// If x > bound: mask |= bit. Predicated: a branch would cost more.
-template <uint32_t bit>
-__device__ inline void mark_above(uint32_t& mask, float x, float bound) {
+__device__ inline void mark_above(uint32_t& mask, float x, float bound, uint32_t bit) {
   asm("{\n"
       ".reg .pred found;\n"
       "setp.gt.f32 found, %1, %2;\n"
       "@found or.b32 %0, %0, %3;\n"
       "}\n"
       : "+r"(mask)
-      : "f"(x), "f"(bound), "n"(bit));
-}
-
-/// Marks the scores of a lane in one band and group that lie above their rows' bounds.
-template <int band, int n, int groups>
-__device__ inline void mark_finds(uint32_t& mask, const float (&s)[4], float first_bound,
-                                  float second_bound) {
-  constexpr int kBit = (band * groups + n) * 4;
-  mark_above<1U << kBit>(mask, s[0], first_bound);
-  mark_above<2U << kBit>(mask, s[1], first_bound);
-  mark_above<4U << kBit>(mask, s[2], second_bound);
-  mark_above<8U << kBit>(mask, s[3], second_bound);
+      : "f"(x), "f"(bound), "r"(bit));
 }
 
 /// Counts the largest score of each of a lane's rows, if it lies above the bound.
@@ -90,19 +78,18 @@ __device__ inline void take_finds(const Block& block, const Scores<bands, groups
   const uint32_t mine = block.address(Block::Layout::kScoresAt) + threadIdx.x * Block::Layout::kScoresStride;
   const float inverse = factor == 1 ? 1 : block.launch.inverse_z_scale;
   uint32_t mask = 0;
-  const auto mark = [&](auto band_tag) {
-    constexpr int kBand = decltype(band_tag)::value;
-    if ((found >> kBand & 1) == 0) return;
-    const float first = state.lower[2 * kBand] * inverse, second = state.lower[2 * kBand + 1] * inverse;
 #pragma unroll
-    for (int n = 0; n < groups; ++n) store_four(mine + (kBand * groups + n) * 16, s[kBand][n]);
-    mark_finds<kBand, 0, groups>(mask, s[kBand][0], first, second);
-    mark_finds<kBand, 1, groups>(mask, s[kBand][1], first, second);
-    mark_finds<kBand, 2, groups>(mask, s[kBand][2], first, second);
-    mark_finds<kBand, 3, groups>(mask, s[kBand][3], first, second);
-  };
-  mark(Index<0>{});
-  if constexpr (bands == 2) mark(Index<1>{});
+  for (int band = 0; band < bands; ++band) {
+    if ((found >> band & 1) == 0) continue;
+    const float bounds[2] = {state.lower[2 * band] * inverse, state.lower[2 * band + 1] * inverse};
+#pragma unroll
+    for (int n = 0; n < groups; ++n) {
+      const int first_bit = (band * groups + n) * 4;
+      store_four(mine + first_bit * 4, s[band][n]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) mark_above(mask, s[band][n][e], bounds[e >> 1], 1U << (first_bit + e));
+    }
+  }
   const uint32_t histograms = shared_address(block.histogram(block.local_row(0)));
   const uint32_t anchors = shared_address(&block.anchor(block.local_row(0)));
   first_key += threadIdx.x % 4 * 2;
@@ -128,18 +115,14 @@ __device__ inline void take_finds(const Block& block, const Scores<bands, groups
       count(i, x, yes && x < largest);
     }
   } else {
-    // By twos, which do not wait for each other.
 #pragma unroll 1
     while (__any_sync(0xFFFFFFFFU, mask != 0)) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const bool yes = mask != 0;
-        const int i = next();
-        const float x = load_float(mine + i * 4);
-        count(i, x, yes && finding == Finding::later);
-        state.lists.add((i & 18) * 4, (i & 16) + (i & 2) * 4, x * factor, first_key + (i & 12) * 2 + (i & 1),
-                        yes);
-      }
+      const bool yes = mask != 0;
+      const int i = next();
+      const float x = load_float(mine + i * 4);
+      count(i, x, yes && finding == Finding::later);
+      state.lists.add((i & 18) * 4, (i & 16) + (i & 2) * 4, x * factor, first_key + (i & 12) * 2 + (i & 1),
+                      yes);
     }
   }
   __syncwarp();  // counts before slots are cleared again

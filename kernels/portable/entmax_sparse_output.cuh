@@ -6,10 +6,10 @@
 /// Sparse output: out, mean and threshold of the rows whose support the scan has listed, without another
 /// product of queries and keys.
 ///
-/// A warp takes a row at a time: its finds into registers, the threshold solved on them to fp32's accuracy
-/// (the list holds every score above a lower bound of it), then the values of the keys that have weight, from
-/// wherever they lie, times p and w in fp32. A block takes a row tile, whose row bits it collects for the
-/// backward.
+/// A warp takes a row at a time: its finds into shared memory, the threshold solved on them to fp32's
+/// accuracy (the list holds every score above a lower bound of it), then the values of the keys that have
+/// weight, from wherever they lie, times p and w in fp32. A block takes a row tile, whose row bits it
+/// collects for the backward.
 ///
 /// Why: a row of 16384 keys gives some 57 of them weight, a row tile touches every tile of keys. 57 rows of
 /// values are 14.6 KB a row to be read and 15 thousand multiplications to be made; its share of whole tiles
@@ -131,15 +131,7 @@ struct SparseSums {
   float p[8] = {}, w[8] = {};
 };
 
-/// Writes 8 columns of a lane.
-template <typename T>
-__device__ inline void store_columns(T* to, const float (&x)[8]) {
-  *reinterpret_cast<uint4*>(to) = {Element<T>::pack(x[0], x[1]), Element<T>::pack(x[2], x[3]),
-                                   Element<T>::pack(x[4], x[5]), Element<T>::pack(x[6], x[7])};
-}
-
-/// The finds of the warp's row above its bound into shared memory, and their bits into the row bits; how
-/// many.
+/// The finds of the warp's row above its bound into shared memory; how many.
 template <typename T, int head_dim>
 __device__ inline int load_finds(const SparseBlock<T, head_dim>& block, int row, float lower,
                                  ListLengths lengths) {
@@ -247,14 +239,12 @@ __device__ inline void add_values(const SparseBlock<T, head_dim>& block, int cou
 #pragma unroll
     for (int i = 0; i < Layout::kUnroll; ++i) {
       const float2 weights = terms.weights[first + i * Layout::kAtOnce];
-      const uint32_t words[4] = {value[i].x, value[i].y, value[i].z, value[i].w};
+      float v[8];
+      unpack_unit<T>(value[i], v);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const float2 v = Element<T>::unpack(words[c]);
-        sums.p[2 * c] = fmaf(weights.x, v.x, sums.p[2 * c]);
-        sums.p[2 * c + 1] = fmaf(weights.x, v.y, sums.p[2 * c + 1]);
-        sums.w[2 * c] = fmaf(weights.y, v.x, sums.w[2 * c]);
-        sums.w[2 * c + 1] = fmaf(weights.y, v.y, sums.w[2 * c + 1]);
+      for (int c = 0; c < 8; ++c) {
+        sums.p[c] = fmaf(weights.x, v[c], sums.p[c]);
+        sums.w[c] = fmaf(weights.y, v[c], sums.w[c]);
       }
     }
   }
@@ -283,9 +273,9 @@ __device__ inline void write_row(const SparseBlock<T, head_dim>& block, int row,
   }
   if (lane >= Layout::kLanes || column >= head_dim) return;
   const int token = place.document.q_begin + place.row0 + row;
-  store_columns(token_pointer<T>(p.out, place.batch, place.head, token) + column, sums.p);
+  store_unit(token_pointer<T>(p.out, place.batch, place.head, token) + column, sums.p);
   if (p.mean_value)
-    store_columns(static_cast<T*>(p.mean_value) + (place.row_index + row) * head_dim + column, sums.w);
+    store_unit(static_cast<T*>(p.mean_value) + (place.row_index + row) * head_dim + column, sums.w);
 }
 
 /// Writes a row of `x` alone.

@@ -18,6 +18,23 @@ inline constexpr ElementType kElementType<__nv_bfloat16> = ElementType::bf16;
 template <>
 inline constexpr ElementType kElementType<__half> = ElementType::fp16;
 
+/// A unit: 16 bytes, 8 numbers of a row.
+template <typename T>
+__device__ inline void unpack_unit(const uint4& unit, float (&x)[8]) {
+  const uint32_t words[4] = {unit.x, unit.y, unit.z, unit.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = Element<T>::unpack(words[i]);
+    x[2 * i] = pair.x;
+    x[2 * i + 1] = pair.y;
+  }
+}
+template <typename T>
+__device__ inline void store_unit(T* to, const float (&x)[8]) {
+  *reinterpret_cast<uint4*>(to) = {Element<T>::pack(x[0], x[1]), Element<T>::pack(x[2], x[3]),
+                                   Element<T>::pack(x[4], x[5]), Element<T>::pack(x[6], x[7])};
+}
+
 /// Rows of `columns` 16-bit numbers in shared memory. A row is padded by 16 bytes: an odd number of 16-byte
 /// units, so that the 8 rows of an ldmatrix fall into different banks.
 template <typename T, int columns>
@@ -153,12 +170,6 @@ __device__ inline float quad_sum(float x) {
   x += __shfl_xor_sync(0xFFFFFFFFU, x, 1);
   return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
 }
-
-/// A number as a type.
-template <int index>
-struct Index {
-  static constexpr int value = index;
-};
 
 /// How weights follow from u = [z - tau]_+: p = u^r, w = u^(r - 1).
 enum class Power { general, linear, square };
