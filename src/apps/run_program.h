@@ -13,6 +13,7 @@
 #include <sstream>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "asplash/base/error.h"
 #include "asplash/base/interrupt.h"
@@ -63,15 +64,15 @@ inline CLI::Validator at_least(int64_t least) {
 template <typename Choice>
 CLI::Validator one_of(const std::map<std::string, Choice>& words) {
   return {[words](std::string& text) -> std::string {
-            std::string valid;
+            std::vector<std::string> valid;
             for (const auto& [word, choice] : words) {
               if (CLI::detail::to_lower(text) == word) {
                 text = std::to_string(static_cast<int>(choice));
                 return "";
               }
-              valid += (valid.empty() ? "" : ", ") + word;
+              valid.push_back(word);
             }
-            return "'" + text + "': must be one of " + valid;
+            return "'" + text + "': must be one of " + join(valid, ", ");
           },
           ""};
 }
@@ -87,12 +88,12 @@ inline std::string help_of(const CLI::App& app) {
 inline std::string unknown_command(const CLI::App& app, int argc, char** argv) {
   const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
   if (commands.empty() || argc < 2 || argv[1][0] == '-') return "";
-  std::string valid;
+  std::vector<std::string> valid;
   for (const CLI::App* command : commands) {
     if (command->get_name() == argv[1]) return "";
-    valid += (valid.empty() ? "" : ", ") + command->get_name();
+    valid.push_back(command->get_name());
   }
-  return str("'", argv[1], "': must be one of ", valid);
+  return str("'", argv[1], "': must be one of ", join(valid, ", "));
 }
 
 /// What was printed has arrived; not asked where a signal stopped the program, which may have stopped the
