@@ -7,6 +7,7 @@
 #include "portable/entmax_finds.cuh"
 #include "portable/entmax_fp32.h"
 #include "portable/entmax_kernels.cuh"
+#include "portable/entmax_pairs.cuh"
 
 namespace asplash::kernels {
 namespace portable {
@@ -114,6 +115,13 @@ size_t lay_out(Launch& launch, const EntmaxAttentionShape& s, void* memory, bool
   workspace.take(launch.value_maximum, kv_heads);
   workspace.take(launch.column_maximum, kv_heads * s.head_dim);
   workspace.take(launch.grad_query_sum, rows * s.head_dim / 2);
+  if (has_pairs(s)) {
+    const size_t heads = size_t(paired_kv_heads(s)) * (s.heads / s.kv_heads);
+    workspace.take(launch.grad_key_part, kv_heads * s.k_tokens * s.head_dim);
+    workspace.take(launch.grad_value_part, kv_heads * s.k_tokens * s.head_dim);
+    workspace.take(launch.segments, heads * unit_count(s) * s.row_tiles());
+    workspace.take(launch.pairs, heads * s.q_tokens * s.support_of_row());
+  }
   return workspace.bytes();
 }
 
@@ -131,13 +139,14 @@ bool valid(const EntmaxAttentionParams& p) {
   };
   return s.batch > 0 && s.heads > 0 && s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.q_tokens >= 0 &&
          s.k_tokens >= 0 && s.documents >= 0 && p.alpha > 1 && p.alpha <= 2 && p.scan_row_tiles >= 0 &&
-         p.scan_row_tiles <= 2 && p.workspace != nullptr &&
+         p.scan_row_tiles <= 2 && p.pairs_of_row >= 0 && p.workspace != nullptr &&
          reinterpret_cast<uintptr_t>(p.workspace) % 256 == 0 && (p.cu_q != nullptr) == (s.documents > 0) &&
          (p.cu_k != nullptr) == (s.documents > 0) && (s.documents == 0 || s.batch == 1) && s.heads <= 65535 &&
          s.batch <= 65535 && well_formed(p.query, s.q_tokens) && well_formed(p.key, s.k_tokens) &&
          well_formed(p.value, s.k_tokens) &&
          (s.q_tokens == 0 || (p.tau != nullptr && (p.tile_mask != nullptr || s.k_tokens == 0) &&
                               reinterpret_cast<uintptr_t>(p.tile_mask) % 8 == 0 &&
+                              reinterpret_cast<uintptr_t>(p.support) % 8 == 0 &&
                               reinterpret_cast<uintptr_t>(p.mean_value) % 16 == 0));
 }
 
@@ -148,6 +157,8 @@ Launch make_launch(const EntmaxAttentionParams& p, bool backward) {
   launch.z_scale = launch.slope_scale * p.scale;
   launch.inverse_z_scale = 1 / launch.z_scale;  // used where it is positive
   launch.exponent = p.alpha == 1.5F ? 2.0F : p.alpha == 2.0F ? 1.0F : 1 / (p.alpha - 1);
+  if (!has_pairs(p.shape) || p.mean_value == nullptr || launch.exponent > kMaximalSupportExponent)
+    launch.params.support = nullptr;
   lay_out(launch, p.shape, p.workspace, backward);
   return launch;
 }
@@ -193,6 +204,7 @@ cudaError_t entmax_attention_forward(const EntmaxAttentionParams& params, cudaSt
   portable::KernelSet set;
   if (!portable::valid(params) || !portable::choose(params.shape, set) ||
       !portable::valid_tensor(params.out, params.shape.type, params.shape.q_tokens) ||
+      params.value.token_stride > kMaximalGatheredStride ||
       (params.mean_value != nullptr) != (params.weight_sum != nullptr))
     return cudaErrorInvalidValue;
   if (params.shape.q_tokens == 0) return cudaSuccess;
@@ -212,6 +224,8 @@ cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params,
       !portable::valid_tensor(gradients.grad_key, s.type, s.k_tokens) ||
       !portable::valid_tensor(gradients.grad_value, s.type, s.k_tokens) ||
       params.query.token_stride > kMaximalGatheredStride ||
+      params.key.token_stride > kMaximalGatheredStride ||
+      params.value.token_stride > kMaximalGatheredStride ||
       gradients.grad_out.token_stride > kMaximalGatheredStride ||
       (s.q_tokens > 0 && (params.mean_value == nullptr || params.weight_sum == nullptr)))
     return cudaErrorInvalidValue;

@@ -2,9 +2,11 @@
 
 #include "portable/entmax_query_sums.cuh"
 #include "portable/entmax_row_list.cuh"
+#include "portable/entmax_support.cuh"
 
-/// Backward: one block of four warps takes 64 keys through the rows that give one of them weight, of all
-/// query heads of its group, in stages of 64: five products a stage. The rows are gathered
+/// Backward of heads where whole tiles cost less than single pairs, and of row tiles without a support
+/// (entmax_support.cuh): one block of four warps takes 64 keys through the rows that give one of them weight,
+/// of all query heads of its group, in stages of 64: five products a stage. The rows are gathered
 /// (entmax_row_list.cuh).
 ///
 ///     w_ij = u_ij^(r - 1)     delta_i = dO_i . mean_i     dS_ij = w_ij (dO_i . v_j - delta_i)
@@ -23,21 +25,16 @@
 /// Warps own 16 keys, for dQ 32 rows and half of the columns; dS crosses over in shared memory.
 ///
 /// Story, for 16k tokens and 16 heads of 128 on an H200 (dense: 2.75 TFLOP), without and with 70 % zero
-/// tiles: (1) warps take 16 rows for dQ, each of its numbers checked to exist: 12.9 and 3.9 ms, 1600
-/// instructions a warp and tile pair of which 320 are products. (2) dQ by 32 rows and half of the columns,
-/// unchecked where all rows exist, tau and delta by cp.async: 11.2 and 3.6 ms. (3) Fragments loaded two
-/// products ahead, dP by halves: 10.9 and 3.5 ms. What was left then was shared memory: its pipe busy two
-/// thirds of the time, 336 KiB a tile pair. (4) Models turned out to give 1 % of the pairs weight and to
-/// touch every tile (docs/sparsity.md): rows gathered, a third of the stages: 5.3 and 3.0 ms, a stage half
-/// again as long as a tile pair was. Rows listed by one warp or by all, 1965 or 1700 instructions: no
-/// difference. Additions to dQ row by row of a fragment, transposed by shuffles (2365 instructions), through
-/// shared memory: 5.3, 5.3, 5.1. As 32-bit integers: 5.9; their number is what counts. (5) So 5.1 and 2.9 ms.
-/// Without the additions it would be 4.1, without all of dQ 3.1, listing, gathering and the first product
-/// alone 1.2. (6) Rows of sums padded instead of permuted, pairs in 32-bit operations, additions without a
-/// condition (the compiler makes a branch of each), 1970 instead of 2290 instructions: 4.8 and 2.8 (H100; 4.9
-/// and 2.9 there before): instructions wait for each other, two warps a scheduler. cp.reduce.async.bulk
-/// (sm_90) in place of the additions, 256 bytes each: 5.2; a warp starts its 32 one after the other, and that
-/// takes a seventh of the time.
+/// tiles: (1) dQ by 16 rows of a warp: 12.9 and 3.9 ms, 1600 instructions a warp and tile pair of which 320
+/// are products. (2) By 32 rows and half of the columns, fragments loaded two products ahead: 10.9 and 3.5
+/// ms. Shared memory's pipe was busy two thirds of the time. (3) Models turned out to give 1 % of the pairs
+/// weight and to touch every tile (docs/sparsity.md): rows gathered, a third of the stages: 5.1 and 2.9 ms,
+/// additions to dQ through shared memory (row by row of a fragment, or transposed by shuffles: 5.3; as 32-bit
+/// integers: 5.9, their number is what counts). Without the additions it would be 4.1, without all of dQ 3.1,
+/// listing, gathering and the first product alone 1.2. (4) Rows of sums padded instead of permuted, additions
+/// without a condition (the compiler makes a branch of each), 1970 instead of 2290 instructions: 4.9 and 2.9:
+/// instructions wait for each other, two warps a scheduler. cp.reduce.async.bulk (sm_90) in place of the
+/// additions: 5.2. (5) Blocks of all heads from long to short: 4.6 and 2.7.
 namespace asplash::kernels::portable {
 
 /// dS of a stage in shared memory: 64 keys x 64 rows of 16-bit numbers, without padding: two blocks just
@@ -86,7 +83,9 @@ struct KeyPlace {
   const uint32_t* row_bits;  ///< of the document's first row tile
   float slope;               ///< (alpha - 1) slope of the head
   float value_maximum;
-  bool broken;  ///< some row of the head is
+  const uint32_t* support;  ///< of the document's rows, nullptr: entmax_pair_rows.cuh takes none
+  bool broken;              ///< some row of the head is
+  BackwardWays ways;        ///< of the key/value head
 };
 
 template <typename T, int head_dim>
@@ -123,7 +122,9 @@ struct BackwardBlock {
         p.shape.row_bits_at();
     place.broken = launch.broken_rows[place.head_index] != 0;
     place.slope = p.slopes ? p.slopes[head] * launch.slope_scale : 0.0F;
-    place.span_end = first_row_tile();
+    const BackwardWays ways = BackwardWays::of_head(p, place.head_index);
+    place.support = ways.pairs ? support_tile(p, place.head_index, place.document.q_begin).rows : nullptr;
+    place.span_end = ways.tiles ? first_row_tile() : place.document.row_tiles();  // none
   }
   /// On to the next span of row tiles, of this query head of the group or the next. False after the last. The
   /// block meets.
@@ -147,6 +148,7 @@ struct BackwardBlock {
   __device__ uint2 row_bits(int row_tile) const {
     const EntmaxAttentionShape& shape = launch.params.shape;
     if (row_tile >= place.span_end) return {0, 0};
+    if (place.support != nullptr && place.support[row_tile * kTile] != kNoSupport) return {0, 0};
     uint2 bits = load_row_bits(place.row_bits + int64_t{row_tile} * shape.mask_words(), place.key_tile,
                                shape.row_bytes());
     const int rows = place.document.q_length - row_tile * kTile;
@@ -395,21 +397,34 @@ __device__ inline bool add_grad_key_value(const BackwardBlock<T, head_dim>& bloc
   return true;
 }
 
+/// Writes the gradients; a part of them in fp32, if entmax_pair_keys.cuh has something to add.
 template <typename T, int head_dim>
 __device__ inline void write_grad_key_value(const BackwardBlock<T, head_dim>& block,
                                             const KeyGradients<T, head_dim>& grads) {
   using Layout = Backward<T, head_dim>;
   const EntmaxAttentionParams& p = block.launch.params;
   const EntmaxAttentionGradients& g = block.launch.gradients;
-  const int key0 = block.place.key_tile * kTile;
+  const KeyPlace& place = block.place;
+  const int key0 = place.key_tile * kTile;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int key = key0 + block.warp_row() + element_row(2 * r);
-    if (key >= block.place.document.k_length) continue;
-    const int token = block.place.document.k_begin + key,
-              column = block.place.first_column + threadIdx.x % 4 * 2;
-    T* key_out = token_pointer<T>(g.grad_key, block.place.batch, block.place.kv_head, token) + column;
-    T* value_out = token_pointer<T>(g.grad_value, block.place.batch, block.place.kv_head, token) + column;
+    if (key >= place.document.k_length) continue;
+    const int token = place.document.k_begin + key, column = place.first_column + threadIdx.x % 4 * 2;
+    if (place.ways.pairs) {
+      const int64_t at =
+          key_part_at(p.shape, int64_t{place.batch} * p.shape.kv_heads + place.kv_head, token) + column;
+#pragma unroll
+      for (int n = 0; n < Layout::kChunk / 8; ++n) {
+        *reinterpret_cast<float2*>(block.launch.grad_key_part + at + n * 8) = {
+            grads.key[n][2 * r] * p.scale, grads.key[n][2 * r + 1] * p.scale};
+        *reinterpret_cast<float2*>(block.launch.grad_value_part + at + n * 8) = {grads.value[n][2 * r],
+                                                                                 grads.value[n][2 * r + 1]};
+      }
+      continue;
+    }
+    T* key_out = token_pointer<T>(g.grad_key, place.batch, place.kv_head, token) + column;
+    T* value_out = token_pointer<T>(g.grad_value, place.batch, place.kv_head, token) + column;
 #pragma unroll
     for (int n = 0; n < Layout::kChunk / 8; ++n) {
       *reinterpret_cast<uint32_t*>(key_out + n * 8) =
@@ -423,7 +438,7 @@ __device__ inline void write_grad_key_value(const BackwardBlock<T, head_dim>& bl
 /// buffers: 2, or 1 where shared memory is small.
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
-    entmax_backward_kernel(const __grid_constant__ Launch launch, int buffers) {
+    entmax_backward_kernel(const __grid_constant__ Launch launch, BlockOrder order, int buffers) {
   using Layout = Backward<T, head_dim>;
   extern __shared__ __align__(16) char shared[];
   __shared__ __align__(16) RowNumber ring[kRing];
@@ -432,25 +447,21 @@ __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
   KeyPlace& place = *reinterpret_cast<KeyPlace*>(place_memory);
   const EntmaxAttentionParams& p = launch.params;
   if (threadIdx.x == 0) {
-    // The first key tile is often a sink that all rows give weight: of all heads, it goes first.
-    const int chunked_heads = p.shape.kv_heads * Layout::kChunks;
-    int tile = 0, head_and_chunk = blockIdx.x;
-    if (head_and_chunk >= chunked_heads) {
-      const int others = p.shape.key_tiles() - 1;
-      tile = 1 + (head_and_chunk - chunked_heads) % others;
-      head_and_chunk = (head_and_chunk - chunked_heads) / others;
-    }
+    // The first key tiles have the most rows, above all the first of all, which is often a sink.
+    const auto [tile, index] = order.of(blockIdx.x);
+    const int kv_index = index / Layout::kChunks;
     place.document = document_with_tile(launch, launch.key_tile_begin, tile);
-    place.batch = blockIdx.y;
-    place.kv_head = head_and_chunk / Layout::kChunks;
+    place.batch = kv_index / p.shape.kv_heads;
+    place.kv_head = kv_index % p.shape.kv_heads;
     place.key_tile = tile - place.document.key_tile_begin;
-    place.first_column = head_and_chunk % Layout::kChunks * Layout::kChunk;
+    place.first_column = index % Layout::kChunks * Layout::kChunk;
     place.value_maximum = launch.value_maximum[int64_t{place.batch} * p.shape.kv_heads + place.kv_head];
+    place.ways = BackwardWays::of_group(p, kv_index);
     place.member = -1;
     place.span_end = place.document.row_tiles();
   }
   __syncthreads();
-  if (place.key_tile * kTile >= place.document.k_length) return;
+  if (place.key_tile * kTile >= place.document.k_length || !place.ways.tiles) return;
   const BackwardBlock<T, head_dim> block{launch, place, ring, shared};
   load_keys_and_values<T, head_dim>(block);
 

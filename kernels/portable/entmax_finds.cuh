@@ -24,8 +24,7 @@ constexpr uint32_t kLostList = 255;  ///< as the length of a list
 constexpr int kListedRows = 1 << 18;
 inline int listed_heads(const EntmaxAttentionShape& s) {
   const int64_t heads = int64_t{s.batch} * s.heads;
-  return static_cast<int>(
-      std::min({heads, int64_t{std::max(kListedRows / std::max(s.q_tokens, 1), 1)}, int64_t{65535}}));
+  return static_cast<int>(std::min(heads, int64_t{std::max(kListedRows / std::max(s.q_tokens, 1), 1)}));
 }
 
 struct __align__(8) Find {

@@ -4,6 +4,8 @@
 
 #include "portable/entmax_kernels.cuh"
 #include "portable/entmax_output.cuh"
+#include "portable/entmax_pair_keys.cuh"
+#include "portable/entmax_pair_rows.cuh"
 #include "portable/entmax_prepare.cuh"
 #include "portable/entmax_scan.cuh"
 #include "portable/entmax_sparse_output.cuh"
@@ -11,14 +13,29 @@
 namespace asplash::kernels::portable {
 
 template <typename Kernel, typename... Arguments>
-cudaError_t launch_kernel(Kernel kernel, dim3 grid, int shared_bytes, cudaStream_t stream,
-                          const Launch& launch, Arguments... arguments) {
+cudaError_t launch_threads(int threads, Kernel kernel, dim3 grid, int shared_bytes, cudaStream_t stream,
+                           const Launch& launch, Arguments... arguments) {
   if (const cudaError_t error =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
       error != cudaSuccess)
     return error;
-  kernel<<<grid, kThreads, shared_bytes, stream>>>(launch, arguments...);
+  kernel<<<grid, threads, shared_bytes, stream>>>(launch, arguments...);
   return cudaGetLastError();
+}
+template <typename Kernel, typename... Arguments>
+cudaError_t launch_kernel(Kernel kernel, dim3 grid, int shared_bytes, cudaStream_t stream,
+                          const Launch& launch, Arguments... arguments) {
+  return launch_threads(kThreads, kernel, grid, shared_bytes, stream, launch, arguments...);
+}
+
+/// Keys or values of a query head, or what it has of them.
+inline int64_t bytes_of_keys(const EntmaxAttentionShape& s) {
+  return int64_t{s.k_tokens} * s.head_dim * 2 * s.kv_heads / s.heads;
+}
+
+/// Queries of the query heads of a key/value head, or their gradients.
+inline int64_t bytes_of_rows(const EntmaxAttentionShape& s) {
+  return int64_t{s.q_tokens} * s.head_dim * 2 * s.heads / s.kv_heads;
 }
 
 template <typename T, int head_dim, int row_tiles>
@@ -26,8 +43,9 @@ cudaError_t launch_scan(const Launch& launch, int heads, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
   // With documents row tiles cannot be paired in advance.
   const int tiles = s.documents == 0 ? (s.row_tiles() + row_tiles - 1) / row_tiles : s.row_tiles();
-  return launch_kernel(entmax_scan_kernel<T, head_dim, row_tiles>, dim3(tiles, heads),
-                       Scan<T, head_dim, row_tiles>::shared_bytes(s.tile_words()), stream, launch);
+  const BlockOrder order = block_order(tiles, heads);
+  return launch_kernel(entmax_scan_kernel<T, head_dim, row_tiles>, order.blocks(),
+                       Scan<T, head_dim, row_tiles>::shared_bytes(s.tile_words()), stream, launch, order);
 }
 
 /// Blocks of two row tiles are faster where there are many of them; else a long one ends alone.
@@ -63,9 +81,10 @@ cudaError_t launch_forward(const Launch& launch, cudaStream_t stream) {
     const int count = std::min(at_once, heads - part.first_head);
     if (const cudaError_t error = choose_scan<T, head_dim>(part, count, stream); error != cudaSuccess)
       return error;
+    const BlockOrder order = block_order(s.row_tiles(), count, bytes_of_keys(s));
     if (const cudaError_t error =
-            launch_kernel(entmax_sparse_output_kernel<T, head_dim>, dim3(s.row_tiles(), count),
-                          SparseOutput<T, head_dim>::shared_bytes(s.document_tiles()), stream, part);
+            launch_kernel(entmax_sparse_output_kernel<T, head_dim>, order.blocks(),
+                          SparseOutput<T, head_dim>::shared_bytes(s.document_tiles()), stream, part, order);
         error != cudaSuccess)
       return error;
   }
@@ -94,8 +113,53 @@ cudaError_t choose_stages(int& stages) {
   return cudaSuccess;
 }
 
+/// What the support knows of; the kernels that walk tiles come before it, and leave what they have in the
+/// gradients.
 template <typename T, int head_dim>
-cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
+cudaError_t launch_pairs(const Launch& launch, cudaStream_t stream) {
+  const EntmaxAttentionShape& s = launch.params.shape;
+  const int kv_heads = s.batch * s.kv_heads, at_once = paired_kv_heads(s), group = s.heads / s.kv_heads;
+  Launch part = launch;
+  for (int first = 0; first < kv_heads; first += at_once) {
+    const int count = std::min(at_once, kv_heads - first);
+    part.first_head = first * group;
+    const BlockOrder rows = block_order(s.row_tiles(), count * group, 2 * bytes_of_keys(s));
+    if (const cudaError_t error =
+            launch_kernel(entmax_pair_rows_kernel<T, head_dim>, rows.blocks(),
+                          pair_rows_shared_bytes<T, head_dim>(unit_count(s)), stream, part, rows);
+        error != cudaSuccess)
+      return error;
+    using Keys = PairKeys<T, head_dim>;
+    const BlockOrder keys =
+        block_order(s.key_tiles(), count * Keys::kChunks, 2 * bytes_of_rows(s) / Keys::kChunks);
+    if (const cudaError_t error = launch_threads(kPairThreads, entmax_pair_keys_kernel<T, head_dim>,
+                                                 keys.blocks(), Keys::kSharedBytes, stream, part, keys);
+        error != cudaSuccess)
+      return error;
+  }
+  return cudaSuccess;
+}
+
+/// Where pairs do not fit into a block's shared memory (99 KiB and heads of 128), all goes by tiles.
+template <typename T, int head_dim>
+cudaError_t choose_ways(Launch& launch) {
+  int device = 0, per_block = 0;
+  for (const cudaError_t error :
+       {cudaGetDevice(&device),
+        cudaDeviceGetAttribute(&per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)}) {
+    if (error != cudaSuccess) return error;
+  }
+  constexpr int kStatic = 1024;  // at most
+  const int needed = std::max(PairKeys<T, head_dim>::kSharedBytes,
+                              pair_rows_shared_bytes<T, head_dim>(unit_count(launch.params.shape)));
+  if (needed + kStatic > per_block) launch.params.support = nullptr;
+  return cudaSuccess;
+}
+
+template <typename T, int head_dim>
+cudaError_t launch_backward(const Launch& asked, cudaStream_t stream) {
+  Launch launch = asked;
+  if (const cudaError_t error = choose_ways<T, head_dim>(launch); error != cudaSuccess) return error;
   const EntmaxAttentionShape& s = launch.params.shape;
   using Layout = Backward<T, head_dim>;
   int stages = 0;
@@ -116,15 +180,18 @@ cudaError_t launch_backward(const Launch& launch, cudaStream_t stream) {
       error != cudaSuccess)
     return error;
   if (s.k_tokens > 0) {
-    const dim3 grid(static_cast<unsigned int>(s.key_tiles()) * s.kv_heads * Layout::kChunks, s.batch);
-    if (const cudaError_t error = launch_kernel(entmax_backward_kernel<T, head_dim>, grid,
-                                                Layout::shared_bytes(stages), stream, launch, stages);
+    const BlockOrder order = block_order(s.key_tiles(), s.batch * s.kv_heads * Layout::kChunks);
+    if (const cudaError_t error = launch_kernel(entmax_backward_kernel<T, head_dim>, order.blocks(),
+                                                Layout::shared_bytes(stages), stream, launch, order, stages);
         error != cudaSuccess)
       return error;
   }
   if (s.q_tokens == 0) return cudaSuccess;
-  return launch_kernel(finish_grad_query_kernel<T, head_dim>, dim3(row_blocks, s.heads, s.batch), 0, stream,
-                       launch);
+  if (const cudaError_t error = launch_kernel(finish_grad_query_kernel<T, head_dim>,
+                                              dim3(row_blocks, s.heads, s.batch), 0, stream, launch);
+      error != cudaSuccess || launch.params.support == nullptr)
+    return error;
+  return launch_pairs<T, head_dim>(launch, stream);
 }
 
 template <typename T, int head_dim>

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "portable/entmax_finds.cuh"
+#include "portable/entmax_support.cuh"
 
 /// Output of the row tiles that have a row whose support is too large for a list (entmax_finds.cuh; the
 /// others: entmax_sparse_output.cuh): one block of four warps takes 64 rows through the candidate tiles of
@@ -427,6 +428,8 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
     return;
   }
   if (rows_are_listed(launch, place)) return;  // entmax_sparse_output_kernel has them
+  if (p.support != nullptr && threadIdx.x == 0)
+    lose_support(support_tile(p, place.head_index, place.document.q_begin + place.row0), p, place.head_index);
   float value_norm = 0;
   for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads)
     value_norm = fmaxf(value_norm, launch.key_facts[place.facts_at + tile].value_norm);

@@ -165,35 +165,46 @@ __device__ inline void take_rows(const Launch& launch, int block, int head, int 
   }
 }
 
-/// KeyTileFacts of each key tile, one block a tile.
+/// KeyTileFacts of each key tile, one block a tile. Clears what the support says of heads.
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads) key_facts_kernel(const __grid_constant__ Launch launch) {
+  const EntmaxAttentionParams& p = launch.params;
+  if (p.support != nullptr && blockIdx.x == 0) {
+    const int group = p.shape.heads / p.shape.kv_heads;
+    for (int member = threadIdx.x; member < group; member += kThreads)
+      support_of_head(p, (int64_t{blockIdx.z} * p.shape.kv_heads + blockIdx.y) * group + member) = {0, 0, 0};
+  }
   take_key_tile<T, head_dim, false>(launch, blockIdx.x, blockIdx.y, blockIdx.z);
 }
 
-/// The same with maxima, and after them the blocks that take rows.
+/// The same with maxima, and after them the blocks that take rows; of heads that go by tiles.
 template <typename T, int head_dim>
-__global__ void __launch_bounds__(kThreads) backward_facts_kernel(const __grid_constant__ Launch launch) {
+__global__ void __launch_bounds__(kThreads, 4) backward_facts_kernel(const __grid_constant__ Launch launch) {
   const EntmaxAttentionShape& shape = launch.params.shape;
   const int key_tiles = shape.key_tiles();
   const int key_blocks = shape.k_tokens > 0 ? key_tiles * shape.kv_heads : 0;  // as in launch_backward
   const int block = blockIdx.x;
   if (block < key_blocks) {
-    take_key_tile<T, head_dim, true>(launch, block % key_tiles, block / key_tiles, blockIdx.y);
+    const int kv_head = block / key_tiles;
+    if (!BackwardWays::of_group(launch.params, int64_t{blockIdx.y} * shape.kv_heads + kv_head).tiles) return;
+    take_key_tile<T, head_dim, true>(launch, block % key_tiles, kv_head, blockIdx.y);
     return;
   }
   constexpr int kRows = RowWalk<head_dim>::kRows;
   const int row_blocks = (shape.q_tokens + kRows - 1) / kRows, index = block - key_blocks;
-  take_rows<T, head_dim>(launch, index % row_blocks, index / row_blocks, blockIdx.y);
+  const int head = index / row_blocks;
+  if (!BackwardWays::of_head(launch.params, int64_t{blockIdx.y} * shape.heads + head).tiles) return;
+  take_rows<T, head_dim>(launch, index % row_blocks, head, blockIdx.y);
 }
 
-/// dQ from its sums: a thread takes 8 columns of several tokens of one head.
+/// dQ from its sums, of heads that go by tiles (rows with a support get theirs afterwards): a thread takes 8
+/// columns of several tokens of one head.
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __grid_constant__ Launch launch) {
   using Walk = RowWalk<head_dim>;
   const EntmaxAttentionParams& p = launch.params;
-  if (!Walk::has_unit()) return;
   const int64_t head_index = int64_t{blockIdx.z} * p.shape.heads + blockIdx.y;
+  if (!Walk::has_unit() || !BackwardWays::of_head(p, head_index).tiles) return;
   const int64_t kv_index =
       int64_t{blockIdx.z} * p.shape.kv_heads + blockIdx.y / (p.shape.heads / p.shape.kv_heads);
   const int first = blockIdx.x * Walk::kRows + Walk::first_row();

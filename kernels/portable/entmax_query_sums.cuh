@@ -1,6 +1,7 @@
 #pragma once
 
 #include "portable/entmax_row_list.cuh"
+#include "portable/entmax_row_source.cuh"
 #include "portable/tiles.cuh"
 
 /// How dQ is summed over key tiles as integers, which add without rounding, in any order: quanta, pairs of
@@ -46,13 +47,6 @@ struct PairOfSums {
 __device__ inline void add_to(uint64_t sum, unsigned long long x) {
   asm volatile("red.global.add.u64 [%0], %1;" ::"l"(sum), "l"(x));
 }
-/// address + number * bytes, in one instruction.
-__device__ inline uint64_t address_of(uint64_t address, uint32_t number, uint32_t bytes) {
-  uint64_t result;
-  asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(result) : "r"(number), "r"(bytes), "l"(address));
-  return result;
-}
-
 /// dQ sums of a stage on their way from fragments, whose eight rows would be as many requests, to whole lines
 /// of one row. Rows are 32 bytes apart in the banks, so that the four that are written at once do not meet.
 template <int columns>

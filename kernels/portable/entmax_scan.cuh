@@ -274,7 +274,7 @@ __device__ void load_queries(Block& block, typename Block::Rows& state) {
 
 template <typename T, int head_dim, int row_tiles>
 __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim, row_tiles>::kBlocks))
-    entmax_scan_kernel(const __grid_constant__ Launch launch) {
+    entmax_scan_kernel(const __grid_constant__ Launch launch, BlockOrder order) {
   using Block = ScanBlock<T, head_dim, row_tiles>;
   using Layout = typename Block::Layout;
   extern __shared__ __align__(16) char shared[];
@@ -282,11 +282,9 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim, row_tiles>::kBloc
   const RowPlace& place = *reinterpret_cast<const RowPlace*>(place_memory);
   const EntmaxAttentionParams& p = launch.params;
   if (threadIdx.x == 0) {
-    // Causal: the last row tiles see the most keys and go first. With documents the grid counts single row
-    // tiles.
-    const int step = p.cu_q == nullptr ? Layout::kRowTiles : 1;
-    const int row_tile = (p.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x) * step;
-    new (place_memory) RowPlace(place_of_listed(launch, row_tile, Layout::kRows));
+    // With documents the grid counts single row tiles.
+    const BlockOrder::Place at = row_place(launch, order, p.cu_q == nullptr ? Layout::kRowTiles : 1);
+    new (place_memory) RowPlace(place_of_listed(launch, at.tile, at.head, Layout::kRows));
   }
   __syncthreads();
   if (place.rows == 0 || place.row0 % Layout::kRows != 0) return;

@@ -2,6 +2,7 @@
 
 #include "portable/entmax_finds.cuh"
 #include "portable/entmax_output.cuh"
+#include "portable/entmax_row_source.cuh"
 
 /// Sparse output: out, mean and threshold of the rows whose support the scan has listed, without another
 /// product of queries and keys.
@@ -23,12 +24,8 @@ struct Terms {
 };
 
 template <typename T, int head_dim>
-struct SparseOutput {
-  /// Lanes that take a value together, 8 columns each.
-  static constexpr int kLanes = head_dim <= 32 ? 4 : head_dim <= 64 ? 8 : head_dim <= 128 ? 16 : 32;
-  static constexpr int kAtOnce = 32 / kLanes;  ///< values
-  static constexpr int kUnroll = 4;
-  static constexpr int kBatch = kAtOnce * kUnroll;
+struct SparseOutput : RowLanes<head_dim> {
+  using RowLanes<head_dim>::kBatch;
   static constexpr int kTermsOfWarp = kListOfRow + kBatch;  ///< filled up to a whole batch
   static constexpr int kWarpBytes = kTermsOfWarp * 12;
   static constexpr int kRowBitsAt = kWarps * kWarpBytes;
@@ -106,15 +103,23 @@ __device__ inline SolvedRow solve_row(const Terms& terms, int count, float t, fl
   }
 }
 
+/// What a block has besides its place; in shared memory.
+struct SparseState {
+  unsigned int counters[EntmaxStatistics::kCounters];
+  int taken[kWarps];    ///< entries of the support so far
+  int rows_of_tiles;    ///< row bits that are set
+  SupportTile support;  ///< nullptr: no backward by pairs
+  RowSource values;     ///< the document's first
+};
+
 template <typename T, int head_dim>
 struct SparseBlock {
   using Layout = SparseOutput<T, head_dim>;
 
   const Launch& launch;
   const RowPlace& place;
+  SparseState& state;
   char* shared;
-  unsigned int* counters;  ///< EntmaxStatistics
-  const T* values;         ///< the document's first
 
   __device__ Terms terms() const {
     char* of_warp = shared + threadIdx.x / 32 * Layout::kWarpBytes;
@@ -122,7 +127,7 @@ struct SparseBlock {
   }
   __device__ uint2* row_bits() const { return reinterpret_cast<uint2*>(shared + Layout::kRowBitsAt); }
   __device__ void count(int counter, unsigned int number) const {
-    if (launch.params.statistics != nullptr) atomicAdd(counters + counter, number);
+    if (launch.params.statistics != nullptr) atomicAdd(state.counters + counter, number);
   }
 };
 
@@ -176,12 +181,36 @@ __device__ inline int load_finds(const SparseBlock<T, head_dim>& block, int row,
   return count;
 }
 
+/// Entries of the row tile's support that its first warps have room for.
+__device__ inline int room_of_warps(const EntmaxAttentionParams& p, const RowPlace& place, int warps) {
+  const int rows = place.rows / kWarps * warps + min(place.rows % kWarps, warps);
+  return rows * p.shape.support_of_row();
+}
+
+/// Room for the row's support; nullptr where there is none.
+template <typename T, int head_dim>
+__device__ inline uint32_t* take_room(const SparseBlock<T, head_dim>& block, int row, float support) {
+  SparseState& state = block.state;
+  if (state.support.rows == nullptr) return nullptr;
+  const int warp = threadIdx.x / 32, count = static_cast<int>(support);
+  const int first = room_of_warps(block.launch.params, block.place, warp) + state.taken[warp];
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) {
+    state.taken[warp] += count;
+    state.support.rows[row] =
+        SupportOfRow::of(static_cast<uint32_t>(first), static_cast<uint32_t>(count)).word;
+  }
+  return first + count <= room_of_warps(block.launch.params, block.place, warp + 1)
+             ? state.support.entries + first
+             : nullptr;
+}
+
 /// Turns the row's finds into terms, drops those without weight and fills up to a whole batch; how many.
 /// Marks the row in the row bits of the key tiles that may give it weight: the backward's scores are rounded
-/// otherwise.
+/// otherwise. `room`: for the row's support, or nullptr.
 template <Power power, typename T, int head_dim>
 __device__ inline int list_terms(const SparseBlock<T, head_dim>& block, int row, int finds,
-                                 const SolvedRow& solved) {
+                                 const SolvedRow& solved, uint32_t* room) {
   using Layout = SparseOutput<T, head_dim>;
   const float exponent = block.launch.exponent;
   const float p_factor = 1 / solved.sums.mass, w_factor = 1 / solved.sums.slope;
@@ -205,6 +234,7 @@ __device__ inline int list_terms(const SparseBlock<T, head_dim>& block, int row,
       const int at = count + __popc(lanes & ((1U << lane) - 1));
       terms.weights[at] = {w * above * p_factor, w * w_factor};
       terms.keys[at] = key;
+      if (room != nullptr) room[at] = SupportEntry::of(key, above);
     }
     count += __popc(lanes);
   }
@@ -224,8 +254,10 @@ __device__ inline void add_values(const SparseBlock<T, head_dim>& block, int cou
   using Layout = SparseOutput<T, head_dim>;
   const int lane = threadIdx.x % 32, column = lane % Layout::kLanes * 8;
   if (head_dim == 96 && column >= head_dim) count = 0;
-  const char* values = reinterpret_cast<const char*>(block.values + column);
-  const int64_t stride = block.launch.params.value.token_stride * static_cast<int64_t>(sizeof(T));
+  uint64_t values =
+      reinterpret_cast<uint64_t>(block.state.values.rows) + column * static_cast<int>(sizeof(T));
+  asm volatile("" : "+l"(values));
+  const uint32_t stride = block.state.values.row_stride;
   Terms terms = block.terms();
   terms.weights += lane / Layout::kLanes;
   terms.keys += lane / Layout::kLanes;
@@ -234,8 +266,8 @@ __device__ inline void add_values(const SparseBlock<T, head_dim>& block, int cou
     uint4 value[Layout::kUnroll];
 #pragma unroll
     for (int i = 0; i < Layout::kUnroll; ++i)
-      value[i] =
-          __ldg(reinterpret_cast<const uint4*>(values + terms.keys[first + i * Layout::kAtOnce] * stride));
+      value[i] = __ldg(reinterpret_cast<const uint4*>(
+          address_of(values, static_cast<uint32_t>(terms.keys[first + i * Layout::kAtOnce]), stride)));
 #pragma unroll
     for (int i = 0; i < Layout::kUnroll; ++i) {
       const float2 weights = terms.weights[first + i * Layout::kAtOnce];
@@ -259,18 +291,22 @@ __device__ inline void add_values(const SparseBlock<T, head_dim>& block, int cou
   }
 }
 
-/// Writes the row.
+/// Writes what a row has besides its columns.
 template <typename T, int head_dim>
-__device__ inline void write_row(const SparseBlock<T, head_dim>& block, int row, float tau, float weight_sum,
-                                 const SparseSums& sums) {
+__device__ inline void write_facts(const SparseBlock<T, head_dim>& block, int row, float tau,
+                                   float weight_sum) {
+  const EntmaxAttentionParams& p = block.launch.params;
+  if (threadIdx.x % 32 != 0) return;
+  p.tau[block.place.row_index + row] = tau;
+  if (p.weight_sum) p.weight_sum[block.place.row_index + row] = weight_sum;
+}
+
+template <typename T, int head_dim>
+__device__ inline void write_columns(const SparseBlock<T, head_dim>& block, int row, const SparseSums& sums) {
   using Layout = SparseOutput<T, head_dim>;
   const EntmaxAttentionParams& p = block.launch.params;
   const RowPlace& place = block.place;
   const int lane = threadIdx.x % 32, column = lane * 8;
-  if (lane == 0) {
-    p.tau[place.row_index + row] = tau;
-    if (p.weight_sum) p.weight_sum[place.row_index + row] = weight_sum;
-  }
   if (lane >= Layout::kLanes || column >= head_dim) return;
   const int token = place.document.q_begin + place.row0 + row;
   store_unit(token_pointer<T>(p.out, place.batch, place.head, token) + column, sums.p);
@@ -278,13 +314,15 @@ __device__ inline void write_row(const SparseBlock<T, head_dim>& block, int row,
     store_unit(static_cast<T*>(p.mean_value) + (place.row_index + row) * head_dim + column, sums.w);
 }
 
-/// Writes a row of `x` alone.
+/// Writes a row without support, of `x` alone.
 template <typename T, int head_dim>
 __device__ inline void write_same(const SparseBlock<T, head_dim>& block, int row, float tau, float x) {
   SparseSums sums;
 #pragma unroll
   for (int c = 0; c < 8; ++c) sums.p[c] = sums.w[c] = x;
-  write_row(block, row, tau, x, sums);
+  write_facts(block, row, tau, x);
+  write_columns(block, row, sums);
+  if (block.state.support.rows != nullptr && threadIdx.x % 32 == 0) block.state.support.rows[row] = 0;
 }
 
 /// One row, by the warp. estimate: of its threshold, infinity: it sees no key, NaN: a score is not finite.
@@ -303,45 +341,82 @@ __device__ inline void take_row(const SparseBlock<T, head_dim>& block, int row, 
     return;
   }
   const int finds = load_finds(block, row, lower, lengths);
+  SolvedRow solved;
+  int count = 0;
   with_power(block.launch.exponent, [&](auto power) {
     constexpr Power kPower = decltype(power)::value;
-    const SolvedRow solved = solve_row<kPower>(block.terms(), finds, estimate, lower, block.launch.exponent);
-    SparseSums sums;
-    add_values(block, list_terms<kPower>(block, row, finds, solved), sums);
-    // No score above a threshold that cannot be told from the largest one: beyond what fp32 holds.
-    bool finite = solved.sums.mass > 0;
-#pragma unroll
-    for (int c = 0; c < 8; ++c) finite &= fabsf(sums.p[c]) < kInfinity && fabsf(sums.w[c]) < kInfinity;
-    finite = __all_sync(0xFFFFFFFFU, finite);
-    if (finite)
-      write_row(block, row, solved.tau, solved.sums.slope, sums);
-    else
-      write_same(block, row, NAN, NAN);
-    if (lane != 0) return;
-    block.count(Counter::kRows, 1);
-    block.count(Counter::kSupport, finite ? static_cast<unsigned int>(solved.sums.support) : 0);
-    block.count(min(Counter::kPasses + max(solved.steps, 1) - 1, Counter::kCounters - 1), 1);
+    solved = solve_row<kPower>(block.terms(), finds, estimate, lower, block.launch.exponent);
+    uint32_t* room = take_room(block, row, solved.sums.support);
+    count = list_terms<kPower>(block, row, finds, solved, room);
   });
+  write_facts(block, row, solved.tau, solved.sums.slope);
+  if (lane == 0) {
+    block.count(Counter::kRows, 1);
+    block.count(min(Counter::kPasses + max(solved.steps, 1) - 1, Counter::kCounters - 1), 1);
+  }
+  // None where no score lies above a threshold that cannot be told from the largest one: beyond what fp32
+  // holds.
+  const auto support = static_cast<unsigned int>(solved.sums.support);
+  SparseSums sums;
+  add_values(block, count, sums);
+  bool finite = support > 0;
+#pragma unroll
+  for (int c = 0; c < 8; ++c) finite &= fabsf(sums.p[c]) < kInfinity && fabsf(sums.w[c]) < kInfinity;
+  if (!__all_sync(0xFFFFFFFFU, finite)) {
+    write_same(block, row, NAN, NAN);
+    return;
+  }
+  write_columns(block, row, sums);
+  if (lane == 0) block.count(Counter::kSupport, support);
+}
+
+/// Enters the row tile's support into its head's, or, if there was too little room, the loss of it. The block
+/// meets.
+template <typename T, int head_dim>
+__device__ inline void finish_support(const SparseBlock<T, head_dim>& block) {
+  const EntmaxAttentionParams& p = block.launch.params;
+  SparseState& state = block.state;
+  for (int tile = threadIdx.x; tile < block.place.key_tiles; tile += kThreads)
+    atomicAdd(&state.rows_of_tiles, __popc(block.row_bits()[tile].x) + __popc(block.row_bits()[tile].y));
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  int pairs = 0;
+  bool fits = block.place.document.k_length <= kMaximalKeys;  // longer documents have no support
+  for (int i = 0; i < kWarps; ++i) {
+    pairs += state.taken[i];
+    fits &= state.taken[i] <= room_of_warps(p, block.place, i + 1) - room_of_warps(p, block.place, i);
+  }
+  if (!fits) {
+    lose_support(state.support, p, block.place.head_index);
+    return;
+  }
+  SupportOfHead& head = support_of_head(p, block.place.head_index);
+  atomicAdd(&head.pairs, static_cast<uint32_t>(pairs));
+  atomicAdd(&head.rows_of_tiles, static_cast<uint32_t>(state.rows_of_tiles));
 }
 
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads, (SparseOutput<T, head_dim>::kBlocks))
-    entmax_sparse_output_kernel(const __grid_constant__ Launch launch) {
+    entmax_sparse_output_kernel(const __grid_constant__ Launch launch, BlockOrder order) {
   extern __shared__ __align__(16) char shared[];
   __shared__ __align__(16) char place_memory[sizeof(RowPlace)];
-  __shared__ unsigned int counters[EntmaxStatistics::kCounters];
+  __shared__ SparseState state;
   const RowPlace& place = *reinterpret_cast<const RowPlace*>(place_memory);
   const EntmaxAttentionParams& p = launch.params;
   if (threadIdx.x == 0) {
-    const int row_tile = p.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
-    new (place_memory) RowPlace(place_of_listed(launch, row_tile, kTile));
+    const BlockOrder::Place at = row_place(launch, order);
+    new (place_memory) RowPlace(place_of_listed(launch, at.tile, at.head, kTile));
+    state.values = RowSource::of<T>(p.value, place.batch, place.kv_head, place.document.k_begin, 0);
+    state.support = {nullptr, nullptr};
+    if (p.support != nullptr)
+      state.support = support_tile(p, place.head_index, place.document.q_begin + place.row0);
+    state.rows_of_tiles = 0;
   }
-  if (threadIdx.x < EntmaxStatistics::kCounters) counters[threadIdx.x] = 0;
+  if (threadIdx.x < kWarps) state.taken[threadIdx.x] = 0;
+  if (threadIdx.x < EntmaxStatistics::kCounters) state.counters[threadIdx.x] = 0;
   __syncthreads();
   if (place.rows == 0 || !rows_are_listed(launch, place)) return;
-  const SparseBlock<T, head_dim> block{
-      launch, place, shared, counters,
-      token_pointer<const T>(p.value, place.batch, place.kv_head, place.document.k_begin)};
+  const SparseBlock<T, head_dim> block{launch, place, state, shared};
   for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads) block.row_bits()[tile] = {0, 0};
   // Lane i keeps what is known about the warp's i-th row.
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -354,6 +429,7 @@ __global__ void __launch_bounds__(kThreads, (SparseOutput<T, head_dim>::kBlocks)
     take_row(block, i * kWarps + warp, __shfl_sync(0xFFFFFFFFU, estimate, i),
              __shfl_sync(0xFFFFFFFFU, lower, i), ListLengths{__shfl_sync(0xFFFFFFFFU, lengths, i)});
   __syncthreads();
+  if (state.support.rows != nullptr) finish_support(block);
   for (int base = 0; base < place.key_tiles; base += kThreads) {
     const int tile = base + static_cast<int>(threadIdx.x);
     const bool there = tile < place.key_tiles;
@@ -365,8 +441,8 @@ __global__ void __launch_bounds__(kThreads, (SparseOutput<T, head_dim>::kBlocks)
   if (p.statistics == nullptr) return;
   if (threadIdx.x == 0) block.count(EntmaxStatistics::kTiles, place.key_tiles);
   __syncthreads();
-  if (threadIdx.x < EntmaxStatistics::kCounters && counters[threadIdx.x] != 0)
-    atomicAdd(p.statistics + threadIdx.x, static_cast<unsigned long long>(counters[threadIdx.x]));
+  if (threadIdx.x < EntmaxStatistics::kCounters && state.counters[threadIdx.x] != 0)
+    atomicAdd(p.statistics + threadIdx.x, static_cast<unsigned long long>(state.counters[threadIdx.x]));
 }
 
 }  // namespace asplash::kernels::portable

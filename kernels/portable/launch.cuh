@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "asplash/kernels/entmax_attention.h"
@@ -10,6 +11,8 @@ namespace asplash::kernels::portable {
 constexpr float kInfinity = INFINITY;
 
 struct Find;  // entmax_finds.cuh
+struct Pair;  // entmax_pairs.cuh
+struct Segment;
 
 /// One key tile's largest |k| and |v| (Euclidean; infinite if a number is not finite).
 struct KeyTileFacts {
@@ -41,7 +44,13 @@ struct Launch {
   /// [batch, heads, q_tokens, head_dim / 2]: two sums in each (PairOfSums)
   unsigned long long* grad_query_sum = nullptr;
   float inverse_z_scale = 0;  ///< where z_scale is positive
-  int first_head = 0;         ///< of [batch x heads], of those whose rows have lists now
+  int first_head = 0;         ///< of [batch x heads], of those whose rows have lists, or pairs, now
+  /// [batch, kv_heads, k_tokens, head_dim]: dK and dV of row tiles without a support, where others have one
+  float* grad_key_part = nullptr;
+  float* grad_value_part = nullptr;
+  // Of rows of some heads, from first_head on (entmax_pairs.cuh):
+  Segment* segments = nullptr;  ///< [heads, unit_count(), row_tiles]
+  Pair* pairs = nullptr;        ///< [heads, q_tokens, support_of_row()]
 };
 
 /// A document as tokens [begin, begin + length) of queries and keys, and where its tiles start.
@@ -131,10 +140,41 @@ struct RowPlace {
   }
 };
 
-/// blockIdx.y counts heads of the whole batch from launch.first_head on.
-__device__ inline RowPlace place_of_listed(const Launch& launch, int row_tile, int row_limit) {
-  const int heads = launch.params.shape.heads, head = launch.first_head + static_cast<int>(blockIdx.y);
-  return {launch, row_tile, row_limit, head % heads, head / heads};
+/// Blocks in one dimension, each of a tile and a head: of `together` heads the first tiles, the second ones,
+/// ..., then of the next heads. Where tiles go from long to short, no long one is left for the end: a quarter
+/// of the time of 4096 tokens.
+struct BlockOrder {
+  int tiles, heads, together;
+
+  struct Place {
+    int tile, head;
+  };
+  __device__ Place of(unsigned int block) const {
+    const int of_group = tiles * together, group = static_cast<int>(block) / of_group;
+    const int index = static_cast<int>(block) - group * of_group,
+              width = min(together, heads - group * together);
+    return {index / width, group * together + index % width};
+  }
+  unsigned int blocks() const { return static_cast<unsigned int>(tiles) * static_cast<unsigned int>(heads); }
+};
+inline BlockOrder block_order(int tiles, int heads) { return {tiles, heads, heads}; }
+/// For blocks that gather: heads by as many as find what they read in the L2 cache, `bytes` each. (Those that
+/// stream tiles run as fast from memory, and do not mind.)
+inline BlockOrder block_order(int tiles, int heads, int64_t bytes) {
+  constexpr int64_t kCache = 40 << 20;  // what Ampere's data centre chips have, and less than Hopper's
+  return {tiles, heads,
+          static_cast<int>(std::clamp<int64_t>(kCache / std::max<int64_t>(bytes, 1), 1, heads))};
+}
+
+/// `head`: of the whole batch, from launch.first_head on.
+__device__ inline RowPlace place_of_listed(const Launch& launch, int row_tile, int head, int row_limit) {
+  const int heads = launch.params.shape.heads, index = launch.first_head + head;
+  return {launch, row_tile, row_limit, index % heads, index / heads};
+}
+/// Row tiles, `step` at a time, in the order of blocks; causal: the last ones see the most keys and go first.
+__device__ inline BlockOrder::Place row_place(const Launch& launch, const BlockOrder& order, int step = 1) {
+  const BlockOrder::Place place = order.of(blockIdx.x);
+  return {(launch.params.causal ? order.tiles - 1 - place.tile : place.tile) * step, place.head};
 }
 
 template <typename T>

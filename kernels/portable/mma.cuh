@@ -41,6 +41,11 @@ __device__ inline void store_four(uint32_t destination, const float (&x)[4]) {
                "f"(x[3])
                : "memory");
 }
+__device__ inline uint32_t load_word(uint32_t source) {
+  uint32_t x;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(source) : "memory");
+  return x;
+}
 __device__ inline float load_float(uint32_t source) {
   float x;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(source) : "memory");

@@ -32,19 +32,19 @@ def attend(query, key, value, slopes=None):
 
 
 def forward(query, key, value, slopes=None, with_statistics=False):
-    """out, tau, mean_value, weight_sum, tile_mask, statistics"""
+    """out, tau, mean_value, weight_sum, tile_mask, support, statistics"""
     return torch.ops.asplash.entmax_attention_forward(query, key, value, alibi_slopes=slopes,
                                                       with_statistics=with_statistics)
 
 
 def zero_tile_share(tensors, slopes=None):
-    zero_tiles, tiles = forward(*tensors, slopes, with_statistics=True)[5][:2].tolist()
+    zero_tiles, tiles = forward(*tensors, slopes, with_statistics=True)[-1][:2].tolist()
     return zero_tiles / tiles
 
 
 def passes(tensors, slopes=None):
     """Shares of the rows whose threshold was final after 1, 2, 3, more passes."""
-    counts = forward(*tensors, slopes, with_statistics=True)[5][4:]
+    counts = forward(*tensors, slopes, with_statistics=True)[-1][4:]
     return (counts / counts.sum().clamp_min(1)).tolist()
 
 

@@ -170,6 +170,16 @@ void add_scores(std::vector<AttentionCase>& cases) {
   cases.push_back({"scores_large_and_equal", plain(300), 1, scores([](int) { return 8192; })});
   cases.push_back({"scores_thousands", with(square(300, 64), [](auto& p) { p.batch = 2; }), 1000});
   cases.push_back({"scores_near_equal", square(500), 0.001});
+  // Row tiles whose support is too large for lists among others: the backward of a head goes both ways.
+  cases.push_back({"scores_equal_for_some", with(square(900, 64, 4), [](auto& p) { p.kv_heads = 2; }), 2,
+                   [](const auto& p, auto& in) {
+                     for (int head = 0; head < p.heads; head += 3) {
+                       for (int token = 600; token < 700; ++token) {
+                         float* const query = token_of(p, in.query, p.q_tokens, head, token);
+                         std::fill(query, query + p.head_dim, 0.0F);
+                       }
+                     }
+                   }});
   // Thousands of equal keys within 1 of the largest score, by less than a place of a histogram's bin: whether
   // an estimate falls above or below them decides over some percent of the mass.
   for (int i = 0; i < 8; ++i) {

@@ -173,6 +173,7 @@ AttentionRun::AttentionRun(ElementType type, const AttentionProblem& p, const At
   weight_sum_ = DeviceBytes(rows * sizeof(float), fill);
   mean_value_ = DeviceBytes(product(static_cast<int64_t>(rows), p.head_dim, bytes_of(type), 1), fill);
   tile_mask_ = DeviceBytes(static_cast<size_t>(params.shape.mask_size()) * sizeof(uint32_t), fill);
+  support_ = DeviceBytes(static_cast<size_t>(params.shape.support_size()) * sizeof(uint32_t), fill);
   statistics_ = DeviceBytes(kernels::EntmaxStatistics::kCounters * sizeof(unsigned long long), 0);
   forward_workspace_ = DeviceBytes(kernels::entmax_forward_workspace(params.shape), fill);
   backward_workspace_ = DeviceBytes(kernels::entmax_backward_workspace(params.shape), fill);
@@ -190,6 +191,7 @@ AttentionRun::AttentionRun(ElementType type, const AttentionProblem& p, const At
   params.mean_value = mean_value_.as();
   params.weight_sum = weight_sum_.as<float>();
   params.tile_mask = tile_mask_.as<uint32_t>();
+  params.support = support_.as<uint32_t>();
   params.statistics = statistics_.as<unsigned long long>();
   gradients = {grad_out_.view(), grad_query_.view(), grad_key_.view(), grad_value_.view()};
   poison();
@@ -197,8 +199,8 @@ AttentionRun::AttentionRun(ElementType type, const AttentionProblem& p, const At
 
 void AttentionRun::poison() const {
   for (const auto* tensor : {&out_, &grad_query_, &grad_key_, &grad_value_}) tensor->set(fill_);
-  for (const auto* bytes :
-       {&tau_, &mean_value_, &weight_sum_, &tile_mask_, &forward_workspace_, &backward_workspace_}) {
+  for (const auto* bytes : {&tau_, &mean_value_, &weight_sum_, &tile_mask_, &support_, &forward_workspace_,
+                            &backward_workspace_}) {
     bytes->set(fill_);
   }
   statistics_.set(0);

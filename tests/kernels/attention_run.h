@@ -95,7 +95,7 @@ class AttentionRun {
  private:
   uint8_t fill_;
   DeviceTensor query_, key_, value_, grad_out_, out_, grad_query_, grad_key_, grad_value_;
-  DeviceBytes slopes_, cu_q_, cu_k_, tau_, mean_value_, weight_sum_, tile_mask_, statistics_;
+  DeviceBytes slopes_, cu_q_, cu_k_, tau_, mean_value_, weight_sum_, tile_mask_, support_, statistics_;
   DeviceBytes forward_workspace_, backward_workspace_;
 };
 

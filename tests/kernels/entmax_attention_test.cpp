@@ -10,6 +10,7 @@
 #include <functional>
 #include <limits>
 #include <ostream>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@ namespace {
 
 using kernels::ElementType;
 using kernels::EntmaxStatistics;
+using kernels::kTile;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -197,11 +199,20 @@ TEST_P(EntmaxAttentionCasesGpu, AgreesWithItsDefinition) {
   const AttentionInputs inputs = inputs_of(test_case, type);
   const AttentionReference reference = attention_reference(test_case.problem, inputs);
   AttentionRun run(type, test_case.problem, inputs);
-  // The scan's blocks come in two sizes, chosen by the number of rows.
-  const bool one_size = type == ElementType::fp32 || test_case.problem.head_dim > 128;
-  for (const int row_tiles : one_size ? std::vector<int>{0} : std::vector<int>{1, 2}) {
-    SCOPED_TRACE("scan_row_tiles " + std::to_string(row_tiles));
-    run.params.scan_row_tiles = row_tiles;
+  // The scan's blocks come in two sizes, chosen by the number of rows, and the backward goes by pairs or by
+  // tiles.
+  struct Way {
+    int scan_row_tiles, pairs_of_row;
+  };
+  const bool one_way = type == ElementType::fp32;
+  const bool one_size = test_case.problem.head_dim > 128;
+  const int automatic = run.params.pairs_of_row;
+  for (const Way& way : one_way ? std::vector<Way>{{0, automatic}}
+                                : std::vector<Way>{{1, kTile}, {one_size ? 0 : 2, 0}, {0, automatic}}) {
+    SCOPED_TRACE("scan_row_tiles " + std::to_string(way.scan_row_tiles) + ", pairs_of_row " +
+                 std::to_string(way.pairs_of_row));
+    run.params.scan_row_tiles = way.scan_row_tiles;
+    run.params.pairs_of_row = way.pairs_of_row;
     run.poison();
     expect_agreement(GetParam(), reference, run);
   }
@@ -223,6 +234,41 @@ const AttentionCase& mixed_case() {
                                     p.cu_q = p.cu_k = {0, 5, 333, 333, 700};
                                   })};
   return c;
+}
+
+// Without room for the support, the backward goes by tiles.
+TEST_P(EntmaxAttentionGpu, NeedsNoSupport) {
+  const AttentionInputs inputs = inputs_of(mixed_case(), GetParam());
+  AttentionRun run(GetParam(), mixed_case().problem, inputs);
+  run.params.pairs_of_row = 0;
+  run.forward();
+  run.backward();
+  const AttentionResult by_tiles = run.result();
+  run.poison();
+  run.params.support = nullptr;
+  run.forward();
+  run.backward();
+  expect_same_bits(run.result(), by_tiles);
+}
+
+// Heads choose between pairs and tiles each for itself; what the heads of a group have of its keys is added
+// up.
+TEST_P(EntmaxAttentionGpu, HeadsOfAGroupGoDifferentWays) {
+  const AttentionCase& test_case = mixed_case();
+  const AttentionInputs inputs = inputs_of(test_case, GetParam());
+  const AttentionReference reference = attention_reference(test_case.problem, inputs);
+  AttentionRun run(GetParam(), test_case.problem, inputs);
+  std::set<std::vector<float>> gradients;
+  for (const int pairs_of_row : {0, 2, 3, 4, 5, 6, 8, 10, 12, 16, kTile}) {
+    SCOPED_TRACE("pairs_of_row " + std::to_string(pairs_of_row));
+    run.params.pairs_of_row = pairs_of_row;
+    run.poison();
+    expect_agreement({GetParam(), test_case}, reference, run);
+    gradients.insert(run.result().grad_query);
+  }
+  if (GetParam() != ElementType::fp32) {
+    EXPECT_GT(gradients.size(), 2U) << "of six heads, none went another way than the others";
+  }
 }
 
 // What a loss scaler looks for.
@@ -248,24 +294,28 @@ TEST_P(EntmaxAttentionGpu, OutputGradientsThatAreNotFiniteShow) {
 
 TEST_P(EntmaxAttentionGpu, RepeatsBitwiseWhateverTheMemoryHeld) {
   const AttentionInputs inputs = inputs_of(mixed_case(), GetParam());
-  const AttentionRun first(GetParam(), mixed_case().problem, inputs);
-  first.forward();
-  first.backward();
-  const AttentionResult expected = first.result();
-  for (const uint8_t fill : {uint8_t{0x00}, uint8_t{0x3F}, uint8_t{0x7F}}) {
-    const AttentionRun run(GetParam(), mixed_case().problem, inputs, fill);
-    run.forward();
-    run.backward();
-    expect_same_bits(run.result(), expected);
-  }
-  for (int repeat = 0; repeat < 30; ++repeat) {
-    first.poison();
+  for (const int pairs_of_row : {0, 3, kTile}) {  // by tiles, by either, by pairs
+    AttentionRun first(GetParam(), mixed_case().problem, inputs);
+    first.params.pairs_of_row = pairs_of_row;
     first.forward();
     first.backward();
-    const AttentionResult again = first.result();
-    expect_same_bits(again, expected);
-    ASSERT_EQ(again.tile_mask, expected.tile_mask);
-    ASSERT_FALSE(HasFailure()) << "repeat " << repeat;
+    const AttentionResult expected = first.result();
+    for (const uint8_t fill : {uint8_t{0x00}, uint8_t{0x3F}, uint8_t{0x7F}}) {
+      AttentionRun run(GetParam(), mixed_case().problem, inputs, fill);
+      run.params.pairs_of_row = pairs_of_row;
+      run.forward();
+      run.backward();
+      expect_same_bits(run.result(), expected);
+    }
+    for (int repeat = 0; repeat < 15; ++repeat) {
+      first.poison();
+      first.forward();
+      first.backward();
+      const AttentionResult again = first.result();
+      expect_same_bits(again, expected);
+      ASSERT_EQ(again.tile_mask, expected.tile_mask);
+      ASSERT_FALSE(HasFailure()) << "repeat " << repeat << ", pairs_of_row " << pairs_of_row;
+    }
   }
 }
 
@@ -343,8 +393,9 @@ TEST(EntmaxAttention, WorkspaceIsLinearInTokens) {
       const kernels::EntmaxAttentionShape shape = shape_of(type, square(tokens, 128, 8));
       return std::pair(kernels::entmax_forward_workspace(shape), kernels::entmax_backward_workspace(shape));
     };
-    const auto [forward, backward] = bytes(16384);
-    const auto [forward_twice, backward_twice] = bytes(32768);
+    // Up to 65536 keys a table of row tiles and key tiles grows with their square.
+    const auto [forward, backward] = bytes(65536);
+    const auto [forward_twice, backward_twice] = bytes(131072);
     EXPECT_LE(forward_twice, 2 * forward + 4096);
     EXPECT_LE(backward_twice, 2 * backward + 4096);
   }

@@ -134,9 +134,9 @@ TEST_F(EntmaxDispatchGpu, RefusesWhatDoesNotFitByName) {
   const auto backward = [&](const at::Tensor& mean) {
     const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("asplash::entmax_attention_backward", "");
     const at::Tensor tau = at::zeros({1, 2, 20}, in.query.options().dtype(at::kFloat));
-    std::vector<c10::IValue> stack = {in.grad_out, in.query,      in.key,        in.value,      tau,
-                                      mean,        tau,           in.query,      1.5,           c10::IValue(),
-                                      true,        c10::IValue(), c10::IValue(), c10::IValue(), "auto"};
+    std::vector<c10::IValue> stack = {
+        in.grad_out, in.query, in.key,        in.value, tau,           mean,          tau,           in.query,
+        in.query,    1.5,      c10::IValue(), true,     c10::IValue(), c10::IValue(), c10::IValue(), "auto"};
     op.callBoxed(&stack);
   };
   EXPECT_NE(refusal([&] {
@@ -155,6 +155,13 @@ TEST_F(EntmaxDispatchGpu, CountsWhatItSkips) {
   EXPECT_EQ(counts[1].item<double>(), 2 * 16 * 17 / 2);
   EXPECT_EQ(counts[3].item<double>(), 2 * 1000);
   EXPECT_EQ(counts.narrow(0, 4, 4).sum().item<double>(), 2 * 1000);
+}
+
+TEST_F(EntmaxDispatchGpu, TakesABatchOfNone) {
+  for (const at::Tensor& result : differentiate(gpu_inputs({0, 2, 1, 20, 20, 64}, at::kBFloat16))) {
+    EXPECT_EQ(result.numel(), 0);
+    EXPECT_EQ(result.size(2), 20);
+  }
 }
 
 TEST_F(EntmaxDispatchGpu, RunsOnTheCurrentStream) {

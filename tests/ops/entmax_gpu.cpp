@@ -52,14 +52,14 @@ EntmaxResults run_operators(const Inputs& in, const EntmaxCase& call, const std:
   const auto forward = call_operator("asplash::entmax_attention_forward", arguments);
   arguments = {in.grad_out, in.query, in.key, in.value};
   arguments.insert(arguments.end(), forward.begin() + 1,
-                   forward.begin() + 5);  // tau and what the kernels saved
+                   forward.begin() + 6);  // tau and what the kernels saved
   arguments.insert(arguments.end(), options.begin(), options.end());
   const auto backward = call_operator("asplash::entmax_attention_backward", arguments);
   EntmaxResults results;
   results.out = forward[0].toTensor();
   results.tau = forward[1].toTensor();
   if (kernels) results.tile_mask = forward[4].toTensor();
-  results.statistics = forward[5].toTensor();
+  results.statistics = forward[6].toTensor();
   results.grad_query = backward[0].toTensor();
   results.grad_key = backward[1].toTensor();
   results.grad_value = backward[2].toTensor();

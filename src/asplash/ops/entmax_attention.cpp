@@ -16,8 +16,9 @@ namespace asplash::ops {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
-/// out, tau, mean_value, weight_sum, tile_mask, statistics
-using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+/// out, tau, mean_value, weight_sum, tile_mask, support, statistics
+using ForwardResult =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 using ForwardSchema = ForwardResult(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
@@ -28,10 +29,10 @@ using ForwardSchema = ForwardResult(const at::Tensor& query, const at::Tensor& k
 using BackwardSchema = BackwardResult(const at::Tensor& grad_out, const at::Tensor& query,
                                       const at::Tensor& key, const at::Tensor& value, const at::Tensor& tau,
                                       const at::Tensor& mean_value, const at::Tensor& weight_sum,
-                                      const at::Tensor& tile_mask, double alpha, std::optional<double> scale,
-                                      bool causal, const OptionalTensor& alibi_slopes,
-                                      const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k,
-                                      std::string_view implementation);
+                                      const at::Tensor& tile_mask, const at::Tensor& support, double alpha,
+                                      std::optional<double> scale, bool causal,
+                                      const OptionalTensor& alibi_slopes, const OptionalTensor& cu_seqlens_q,
+                                      const OptionalTensor& cu_seqlens_k, std::string_view implementation);
 
 const c10::TypedOperatorHandle<ForwardSchema>& forward_operator() {
   static const auto handle = c10::Dispatcher::singleton()
@@ -96,19 +97,19 @@ class EntmaxAttention : public torch::autograd::Function<EntmaxAttention> {
                                                 const OptionalTensor& cu_seqlens_q,
                                                 const OptionalTensor& cu_seqlens_k, const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    auto [out, tau, mean_value, weight_sum, tile_mask, statistics] = forward_operator().call(
+    auto [out, tau, mean_value, weight_sum, tile_mask, support, statistics] = forward_operator().call(
         query, key, value, options.alpha, options.scale, options.causal, alibi_slopes, cu_seqlens_q,
         cu_seqlens_k, options.implementation, options.with_statistics, options.for_backward);
-    context->save_for_backward({query, key, value, tau, mean_value, weight_sum, tile_mask,
+    context->save_for_backward({query, key, value, tau, mean_value, weight_sum, tile_mask, support,
                                 alibi_slopes.value_or(at::Tensor()), cu_seqlens_q.value_or(at::Tensor()),
                                 cu_seqlens_k.value_or(at::Tensor())});
     context->saved_data["alpha"] = options.alpha;
     context->saved_data["scale"] = options.scale;
     context->saved_data["causal"] = options.causal;
     context->saved_data["implementation"] = std::string(options.implementation);
-    context->mark_non_differentiable({tau, mean_value, weight_sum, tile_mask, statistics});
+    context->mark_non_differentiable({tau, mean_value, weight_sum, tile_mask, support, statistics});
     context->set_materialize_grads(false);
-    return {out, tau, mean_value, weight_sum, tile_mask, statistics};
+    return {out, tau, mean_value, weight_sum, tile_mask, support, statistics};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
@@ -117,9 +118,9 @@ class EntmaxAttention : public torch::autograd::Function<EntmaxAttention> {
     if (!grads[0].defined()) return result;
     const auto saved = context->get_saved_variables();
     std::tie(result[0], result[1], result[2]) = backward_operator().call(
-        grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5], saved[6],
+        grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5], saved[6], saved[7],
         context->saved_data["alpha"].toDouble(), context->saved_data["scale"].toOptional<double>(),
-        context->saved_data["causal"].toBool(), optional(saved[7]), optional(saved[8]), optional(saved[9]),
+        context->saved_data["causal"].toBool(), optional(saved[8]), optional(saved[9]), optional(saved[10]),
         context->saved_data["implementation"].toStringView());
     return result;
   }
@@ -136,7 +137,7 @@ ForwardResult forward_autograd(const at::Tensor& query, const at::Tensor& key, c
       query, key, value, alibi_slopes, cu_seqlens_q, cu_seqlens_k,
       EntmaxAttention::Options{alpha, scale, causal, implementation, with_statistics,
                                for_backward || (differentiated && kernels_serve(query, implementation))});
-  return {result[0], result[1], result[2], result[3], result[4], result[5]};
+  return {result[0], result[1], result[2], result[3], result[4], result[5], result[6]};
 }
 
 // ---- Implementations of a device
@@ -150,6 +151,7 @@ ForwardResult returned(const EntmaxForward& result) {
           given(result.means.mean_value, result.out.scalar_type()),
           given(result.means.weight_sum, at::kFloat),
           given(result.means.tile_mask, at::kInt),
+          given(result.means.support, at::kInt),
           result.statistics};
 }
 
@@ -175,16 +177,16 @@ BackwardResult backward(const at::Tensor& grad_out, const at::Tensor& query, con
                         const at::Tensor& value, const at::Tensor& tau,
                         [[maybe_unused]] const at::Tensor& mean_value,
                         [[maybe_unused]] const at::Tensor& weight_sum,
-                        [[maybe_unused]] const at::Tensor& tile_mask, double alpha,
-                        std::optional<double> scale, bool causal, const OptionalTensor& alibi_slopes,
-                        const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k,
-                        std::string_view implementation) {
+                        [[maybe_unused]] const at::Tensor& tile_mask,
+                        [[maybe_unused]] const at::Tensor& support, double alpha, std::optional<double> scale,
+                        bool causal, const OptionalTensor& alibi_slopes, const OptionalTensor& cu_seqlens_q,
+                        const OptionalTensor& cu_seqlens_k, std::string_view implementation) {
   const EntmaxArguments arguments{query,  key,          value,        alpha,       scale,
                                   causal, alibi_slopes, cu_seqlens_q, cu_seqlens_k};
   const auto result = [&] {
 #ifdef ASPLASH_HAVE_CUDA
     if (kernels_serve(query, implementation)) {
-      return entmax_backward_kernels(grad_out, tau, {mean_value, weight_sum, tile_mask}, arguments);
+      return entmax_backward_kernels(grad_out, tau, {mean_value, weight_sum, tile_mask, support}, arguments);
     }
 #endif
     const bool tensor_operations = wants_reference(implementation) || !query.is_cpu();
@@ -218,32 +220,35 @@ ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const
             at::empty({0}, options),
             at::empty({0}, options.dtype(at::kFloat)),
             at::empty({0}, options.dtype(at::kInt)),
+            at::empty({0}, options.dtype(at::kInt)),
             statistics};
   }
-  // EntmaxAttentionShape::row_tiles and mask_words
+  // EntmaxAttentionShape::row_tiles, mask_words and support_words
   const c10::SymInt documents = cu_seqlens_q ? cu_seqlens_q->sym_size(0) - 1 : c10::SymInt(0);
   const c10::SymInt row_tiles = (q_tokens + 63) / 64 + documents;
   const c10::SymInt k_tokens = key.sym_size(2), key_tiles = (k_tokens + 63) / 64;
-  c10::SymInt words = (key_tiles + 31) / 32;
+  c10::SymInt words = (key_tiles + 31) / 32, support_words = 0;
   if (query.scalar_type() != at::kFloat) {
     // row_bytes: 8, 4, 2, 2, 1, ... for the 32768 tokens begun. A comparison would be a guard on the length.
     const c10::SymInt begun = ((k_tokens + 32767) / 32768).max(1);
     const auto at_most = [&](int64_t limit) { return (limit / begun).min(1); };  // 1 if begun <= limit
     const c10::SymInt row_bytes = 1 + at_most(4) + 2 * at_most(2) + 4 * at_most(1);
     words = (words + 1) / 2 * 2 + (key_tiles * row_bytes + 7) / 8 * 2;
+    support_words = q_tokens * (1 + k_tokens.min(kEntmaxSupport)) + 3;
   }
   return {out,
           tau,
           at::empty_symint(query.sym_sizes(), options),
           at::empty_symint({batch, heads, q_tokens}, options.dtype(at::kFloat)),
           at::empty_symint({batch, heads, row_tiles, words}, options.dtype(at::kInt)),
+          at::empty_symint({batch, heads, support_words}, options.dtype(at::kInt)),
           statistics};
 }
 
 BackwardResult backward_meta(const at::Tensor& /*grad_out*/, const at::Tensor& query, const at::Tensor& key,
                              const at::Tensor& value, const at::Tensor& /*tau*/,
                              const at::Tensor& /*mean_value*/, const at::Tensor& /*weight_sum*/,
-                             const at::Tensor& /*tile_mask*/, double /*alpha*/,
+                             const at::Tensor& /*tile_mask*/, const at::Tensor& /*support*/, double /*alpha*/,
                              std::optional<double> /*scale*/, bool /*causal*/,
                              const OptionalTensor& /*alibi_slopes*/, const OptionalTensor& /*cu_seqlens_q*/,
                              const OptionalTensor& /*cu_seqlens_k*/, std::string_view /*implementation*/) {
@@ -268,7 +273,7 @@ at::Tensor entmax_attention(const at::Tensor& query, const at::Tensor& key, cons
   const auto result = forward_operator().call(query, key, value, options.alpha, options.scale, options.causal,
                                               given(alibi_slopes), given(cu_seqlens_q), given(cu_seqlens_k),
                                               name_of(options.implementation), statistics != nullptr, false);
-  if (statistics) *statistics = std::get<5>(result);
+  if (statistics) *statistics = std::get<6>(result);
   return std::get<0>(result);
 }
 
@@ -287,10 +292,11 @@ TORCH_LIBRARY(asplash, library) {
       "bool causal=True, Tensor? alibi_slopes=None, Tensor? cu_seqlens_q=None, Tensor? cu_seqlens_k=None, "
       "str implementation='auto', bool with_statistics=False, bool for_backward=False) "
       "-> (Tensor out, Tensor tau, Tensor mean_value, Tensor weight_sum, Tensor tile_mask, Tensor "
-      "statistics)");
+      "support, Tensor statistics)");
   library.def(
       "entmax_attention_backward(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor tau, "
-      "Tensor mean_value, Tensor weight_sum, Tensor tile_mask, float alpha=1.5, float? scale=None, "
+      "Tensor mean_value, Tensor weight_sum, Tensor tile_mask, Tensor support, float alpha=1.5, "
+      "float? scale=None, "
       "bool causal=True, Tensor? alibi_slopes=None, Tensor? cu_seqlens_q=None, Tensor? cu_seqlens_k=None, "
       "str implementation='auto') -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)");
   library.impl("entmax_attention",

@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <limits>
+#include <vector>
 
 #include "asplash/kernels/entmax_attention.h"
 #include "asplash/ops/entmax_attention.h"
@@ -19,6 +20,7 @@ using kernels::EntmaxAttentionShape;
 using kernels::EntmaxStatistics;
 
 static_assert(EntmaxStatistics::kCounters == kEntmaxStatistics);
+static_assert(kernels::kSupportOfRow == kEntmaxSupport);
 
 constexpr int64_t kAlignment = 16;  ///< bytes, of pointers and strides
 
@@ -138,9 +140,14 @@ at::Tensor empty_tile_mask(const EntmaxAttentionShape& shape, const at::Tensor& 
                    query.options().dtype(at::kInt));
 }
 
-/// The mask is made of unsigned words, for which ATen has few operators.
-uint32_t* words_of(const at::Tensor& tile_mask) {
-  return static_cast<uint32_t*>(const_cast<void*>(tile_mask.const_data_ptr()));
+std::vector<int64_t> support_sizes(const EntmaxAttentionShape& shape) {
+  return {shape.batch, shape.heads, shape.support_words()};
+}
+
+/// Mask and support are made of unsigned words, for which ATen has few operators. nullptr where there are
+/// none.
+uint32_t* words_of(const at::Tensor& words) {
+  return words.numel() == 0 ? nullptr : static_cast<uint32_t*>(const_cast<void*>(words.const_data_ptr()));
 }
 
 /// Outputs where no query sees a key.
@@ -151,6 +158,7 @@ void fill_without_keys(const EntmaxForward& result) {
   result.means.mean_value.zero_();
   result.means.weight_sum.zero_();
   result.means.tile_mask.zero_();
+  result.means.support.zero_();
 }
 
 void check_means(const EntmaxMeans& means, const EntmaxArguments& arguments) {
@@ -168,6 +176,7 @@ void check_means(const EntmaxMeans& means, const EntmaxArguments& arguments) {
   check("weight_sum", means.weight_sum, query.sizes().slice(0, 3), at::kFloat);
   check("tile_mask", means.tile_mask, {shape.batch, shape.heads, shape.row_tiles(), shape.mask_words()},
         at::kInt);
+  check("support", means.support, support_sizes(shape), at::kInt);
 }
 
 }  // namespace
@@ -208,9 +217,11 @@ EntmaxForward entmax_forward_kernels(const EntmaxArguments& arguments, bool with
                        at::empty(rows, fp32),
                        at::zeros({with_statistics ? kEntmaxStatistics : 0}, query.options().dtype(at::kLong)),
                        {}};
-  const at::Tensor tile_mask = empty_tile_mask(shape_of(arguments), query);
+  const EntmaxAttentionShape shape = shape_of(arguments);
+  const at::Tensor tile_mask = empty_tile_mask(shape, query);
   if (for_backward)
-    result.means = {at::empty(query.sizes(), query.options()), at::empty(rows, fp32), tile_mask};
+    result.means = {at::empty(query.sizes(), query.options()), at::empty(rows, fp32), tile_mask,
+                    at::empty(support_sizes(shape), query.options().dtype(at::kInt))};
   if (is_empty(arguments)) {
     fill_without_keys(result);
   } else {
@@ -224,6 +235,7 @@ EntmaxForward entmax_forward_kernels(const EntmaxArguments& arguments, bool with
     if (for_backward) {
       params.mean_value = result.means.mean_value.mutable_data_ptr();
       params.weight_sum = result.means.weight_sum.mutable_data_ptr<float>();
+      params.support = words_of(result.means.support);
     }
     if (with_statistics) {
       params.statistics = static_cast<unsigned long long*>(result.statistics.mutable_data_ptr());
@@ -256,6 +268,7 @@ EntmaxBackward entmax_backward_kernels(const at::Tensor& grad_out, const at::Ten
   params.mean_value = const_cast<void*>(means.mean_value.const_data_ptr());
   params.weight_sum = const_cast<float*>(means.weight_sum.const_data_ptr<float>());
   params.tile_mask = words_of(means.tile_mask);
+  params.support = words_of(means.support);
   const at::Tensor memory = workspace(kernels::entmax_backward_workspace(params.shape), query);
   params.workspace = memory.mutable_data_ptr();
   const kernels::EntmaxAttentionGradients gradients{input(grad), output(result.query), output(result.key),

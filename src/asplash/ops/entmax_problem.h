@@ -22,12 +22,16 @@ struct EntmaxDocument {
   int64_t offset() const { return keys - queries; }
 };
 
+/// Keys with weight of a row that the CUDA kernels keep for their backward, in the mean.
+constexpr int64_t kEntmaxSupport = 96;
+
 /// What the backward of the CUDA kernels needs of their forward; undefined where nothing asked for it. Sizes
 /// and meaning: kernels/include/asplash/kernels/entmax_attention.h.
 struct EntmaxMeans {
   at::Tensor mean_value;  ///< [batch, heads, q_tokens, head_dim], query's dtype
   at::Tensor weight_sum;  ///< [batch, heads, q_tokens] fp32
   at::Tensor tile_mask;   ///< [batch, heads, row tiles, words] int32
+  at::Tensor support;     ///< [batch, heads, words] int32, none for fp32
 };
 
 struct EntmaxProblem {

@@ -28,11 +28,16 @@ struct AttentionTensor {
   int64_t token_stride = 0;
 };
 
-/// The token strides of query and grad_out in the backward, which gathers their rows, are at most this.
+/// Token strides of tensors whose rows are gathered are at most this: of value, and in the backward of query,
+/// key and grad_out, too.
 constexpr int64_t kMaximalGatheredStride = int64_t{1} << 29;
 
 /// Rows and keys are taken in tiles of kTile, counted from each document's first token.
 constexpr int kTile = 64;
+
+/// The backward goes by a row's keys with weight where these are at most so many, in the mean over a quarter
+/// of its row tile. Row tiles with more, and those whose lists the forward lost, go by whole tiles.
+constexpr int kSupportOfRow = 96;
 
 struct EntmaxAttentionShape {
   ElementType type = ElementType::bf16;
@@ -67,6 +72,15 @@ struct EntmaxAttentionShape {
                                      : row_bits_at() + (document_tiles() * row_bytes() + 7) / 8 * 2;
   }
   constexpr int64_t mask_size() const { return int64_t{batch} * heads * row_tiles() * mask_words(); }
+  /// Keys with weight that a row's support has room for (not for fp32).
+  constexpr int support_of_row() const {
+    return type == ElementType::fp32 ? 0 : k_tokens < kSupportOfRow ? k_tokens : kSupportOfRow;
+  }
+  /// Of a (batch, head): a word a row, a word for each of those keys, and three for the head.
+  constexpr int64_t support_words() const {
+    return type == ElementType::fp32 ? 0 : int64_t{q_tokens} * (1 + support_of_row()) + 3;
+  }
+  constexpr int64_t support_size() const { return int64_t{batch} * heads * support_words(); }
   /// Key tiles of one document, at most.
   constexpr int document_tiles() const { return (k_tokens + kTile - 1) / kTile; }
 };
@@ -100,6 +114,14 @@ struct EntmaxAttentionParams {
   /// a positive weight; a clear bit is proof that it does not. Row bits likewise; their order within the
   /// tile is the kernels' own.
   uint32_t* tile_mask = nullptr;
+  /// For the backward: shape.support_size() words, 8-byte aligned, 16-bit types only. It holds each row's
+  /// keys with weight, so that the backward costs what the support does. nullptr in both calls: it goes by
+  /// tiles.
+  uint32_t* support = nullptr;
+  /// Of the backward: where a head's rows have more keys with weight than this, in the mean, in each key tile
+  /// of which they have any, it goes by tiles, which then cost less. 0: everywhere; 64: nowhere, if the
+  /// support fits.
+  int pairs_of_row = 4;
   unsigned long long* statistics = nullptr;  ///< nullptr, or EntmaxStatistics::kCounters
   /// How many row tiles a block of the forward's scan takes, where kernels of both kinds exist (16-bit types,
   /// head_dim up to 128): 1, 2, or 0: whichever is faster. Results agree within rounding.
@@ -114,8 +136,10 @@ struct EntmaxAttentionGradients {
   AttentionTensor grad_query, grad_key, grad_value;  ///< written
 };
 
-/// Bytes of workspace (without the mask), linear in tokens. The forward's lists take 4 KiB a row, of 2^18
-/// rows or one head's at most.
+/// Bytes of workspace, linear in tokens. The forward's lists take 4 KiB a row, of 2^18 rows or one head's at
+/// most. The backward takes 4 head_dim bytes a row and 8 head_dim a key of every head, and for pairs 768
+/// bytes a row and 16 a row tile and key tile (of 1024 at most), of 2^18 rows or one key/value head's at
+/// most.
 size_t entmax_forward_workspace(const EntmaxAttentionShape& shape);
 size_t entmax_backward_workspace(const EntmaxAttentionShape& shape);
 
@@ -131,9 +155,10 @@ cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape);
 /// rows NaN that give it weight. cudaErrorInvalidValue for parameters outside what is stated here.
 cudaError_t entmax_attention_forward(const EntmaxAttentionParams& params, cudaStream_t stream);
 
-/// Takes tau, mean_value, weight_sum and tile_mask as the forward left them; out is not read. grad_query of
-/// broken rows is NaN; they add nothing to grad_key and grad_value as long as their grad_out is finite. A
-/// non-finite grad_out makes its row of grad_query not finite, and what it meets in grad_key and grad_value.
+/// Takes tau, mean_value, weight_sum, tile_mask and support as the forward left them; out is not read.
+/// grad_query of broken rows is NaN; they add nothing to grad_key and grad_value as long as their grad_out is
+/// finite. A non-finite grad_out makes its row of grad_query not finite, and what it meets in grad_key and
+/// grad_value.
 cudaError_t entmax_attention_backward(const EntmaxAttentionParams& params,
                                       const EntmaxAttentionGradients& gradients, cudaStream_t stream);
 

@@ -1,0 +1,99 @@
+#pragma once
+
+#include "portable/tiles.cuh"
+
+/// The support: what the forward keeps of each row for the backward, its keys with weight and their
+/// u = z - tau. (z, tau: entmax_attention.h.)
+///
+/// A row has one word (SupportOfRow) and room for support_of_row() entries, which the rows of a row tile that
+/// a warp of the forward takes share. If that is too little, or its rows have no lists, the row tile is lost:
+/// left to the kernels that take whole tiles (entmax_backward.cuh). So are all of a head where tiles cost
+/// less (pairs_of_row).
+namespace asplash::kernels::portable {
+
+/// Documents of at most so many keys have a support.
+constexpr int kMaximalUnits = 1024;
+constexpr int kMaximalKeys = kMaximalUnits * kTile;
+
+/// An entry: the key in the high half, u, which is at most 1, in the low one. Entries have weight: none is
+/// rounded to 0.
+struct SupportEntry {
+  static constexpr float kUnit = 1.0F / 65535;
+
+  static __device__ uint32_t of(int key, float u) {
+    const int rounded = __float2int_rn(u * 65535);
+    return static_cast<uint32_t>(key) << 16 | static_cast<uint32_t>(min(max(rounded, 1), 65535));
+  }
+  static __device__ int key(uint32_t entry) { return static_cast<int>(entry >> 16); }
+  static __device__ float u(uint32_t entry) { return static_cast<float>(entry & 0xFFFF) * kUnit; }
+};
+/// p = u^r errs by r times what u does: by 2^-12 here, less than a 16-bit number. Beyond, all goes by tiles.
+constexpr float kMaximalSupportExponent = 32;
+static_assert(kMaximalKeys == 65536);
+
+/// Where a row's entries are in its row tile's.
+struct SupportOfRow {
+  uint32_t word;
+
+  static __device__ SupportOfRow of(uint32_t first, uint32_t count) { return {first | count << 16}; }
+  __device__ int first() const { return static_cast<int>(word & 0xFFFF); }
+  __device__ int count() const { return static_cast<int>(word >> 16); }
+};
+static_assert(kTile * kSupportOfRow < 0xFFFF);
+constexpr uint32_t kNoSupport = 0xFFFFFFFF;  ///< in the first row's place: the row tile is lost
+
+/// A row tile's support.
+struct SupportTile {
+  uint32_t* rows;     ///< SupportOfRow
+  uint32_t* entries;  ///< as many as its rows have room for
+};
+/// token: the row tile's first.
+__device__ inline SupportTile support_tile(const EntmaxAttentionParams& p, int64_t head_index, int token) {
+  uint32_t* of_head = p.support + head_index * p.shape.support_words();
+  return {of_head + token, of_head + p.shape.q_tokens + int64_t{token} * p.shape.support_of_row()};
+}
+
+/// What the backward decides by.
+struct SupportOfHead {
+  uint32_t lost;           ///< row tiles
+  uint32_t pairs;          ///< entries of the other row tiles
+  uint32_t rows_of_tiles;  ///< their row bits that are set: rows that may have weight in a key tile
+};
+__device__ inline SupportOfHead& support_of_head(const EntmaxAttentionParams& p, int64_t head_index) {
+  return *reinterpret_cast<SupportOfHead*>(p.support + (head_index + 1) * p.shape.support_words() - 3);
+}
+__device__ inline void lose_support(SupportTile tile, const EntmaxAttentionParams& p, int64_t head_index) {
+  tile.rows[0] = kNoSupport;
+  atomicAdd(&support_of_head(p, head_index).lost, 1U);
+}
+
+/// Which kernels of the backward have work: of a head, or of all query heads of a key/value head.
+struct BackwardWays {
+  bool tiles, pairs;
+
+  static __device__ BackwardWays of_head(const EntmaxAttentionParams& p, int64_t head_index) {
+    if (p.support == nullptr) return {true, false};
+    const SupportOfHead head = support_of_head(p, head_index);
+    const bool pairs = head.pairs > 0 && head.pairs <= int64_t{p.pairs_of_row} * head.rows_of_tiles &&
+                       2 * int64_t{head.lost} <= p.shape.row_tiles();
+    return {head.lost != 0 || !pairs, pairs};
+  }
+  static __device__ BackwardWays of_group(const EntmaxAttentionParams& p, int64_t kv_index) {
+    const int group = p.shape.heads / p.shape.kv_heads;
+    BackwardWays ways{false, false};
+#pragma unroll 1
+    for (int member = 0; member < group; ++member) {
+      const BackwardWays own = of_head(p, kv_index * group + member);
+      ways.tiles |= own.tiles;
+      ways.pairs |= own.pairs;
+    }
+    return ways;
+  }
+};
+
+/// Where a key is in grad_key_part and grad_value_part.
+__device__ inline int64_t key_part_at(const EntmaxAttentionShape& shape, int64_t kv_index, int token) {
+  return (kv_index * shape.k_tokens + token) * shape.head_dim;
+}
+
+}  // namespace asplash::kernels::portable
