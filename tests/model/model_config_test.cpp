@@ -144,6 +144,13 @@ TEST(MemoryEstimate, GrowsWithWhatItDependsOn) {
   EXPECT_EQ(model::estimate_memory(config, 4, 4096, true, true).activations, base.activations);
   EXPECT_GT(model::estimate_memory(config, 8, 2048, false, true).activations, base.activations);
   EXPECT_LT(model::estimate_memory(config, 8, 2048, false, true).weights, base.weights);
+  // The kernels of entmax attention keep a row's support: a word, and one for each of 96 keys.
+  ModelConfig kernels = config, reference = config;
+  kernels.attention.function = reference.attention.function = model::AttentionFunction::entmax;
+  reference.attention.implementation = ops::EntmaxImplementation::reference;
+  EXPECT_EQ(model::estimate_memory(kernels, 8, 2048, true, true).activations -
+                model::estimate_memory(reference, 8, 2048, true, true).activations,
+            8 * 2048 * config.layers * config.heads * 4 * 97);
   // The logits of 16384 tokens alone would be 1 GiB in fp32.
   EXPECT_LT(base.logits, int64_t{1} << 30);
 }

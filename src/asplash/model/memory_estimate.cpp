@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "asplash/ops/entmax_attention.h"
 #include "asplash/ops/linear_cross_entropy.h"
 #include "asplash/ops/softmax_attention.h"
 
@@ -11,7 +12,7 @@ namespace {
 constexpr int64_t kWide = 4;  ///< bytes of a number in the residual stream, norms, parameters
 
 /// Bytes a token costs in one layer between forward and backward.
-int64_t layer_bytes_per_token(const ModelConfig& c, int64_t narrow, bool cuda) {
+int64_t layer_bytes_per_token(const ModelConfig& c, int64_t context, int64_t narrow, bool cuda) {
   const int64_t query = c.heads * c.head_dim, key = c.kv_heads * c.head_dim;
   const bool softmax = c.attention.function == AttentionFunction::softmax;
   // Residual stream before each of the two norms; on the CPU also the normed values.
@@ -26,6 +27,9 @@ int64_t layer_bytes_per_token(const ModelConfig& c, int64_t narrow, bool cuda) {
   if (softmax && cuda && c.alibi_heads() > 0) {
     bytes += narrow * (query + 2 * key + 2 * query + ops::kAlibiDims * (2 * c.heads + 2 * c.kv_heads));
   }
+  // Of entmax attention's kernels, a row's support.
+  const bool kernels = !softmax && cuda && c.attention.implementation == ops::EntmaxImplementation::automatic;
+  if (kernels && narrow < kWide) bytes += 4 * c.heads * (1 + std::min(context, ops::kEntmaxSupport));
   if (c.attention.adaptive_temperature) bytes += narrow * query + kWide * (c.width + 5 * c.heads);
   return bytes + narrow * (c.width + 3 * c.mlp_width);  // input of the MLP, gate, up, and their product
 }
@@ -52,7 +56,7 @@ MemoryEstimate estimate_memory(const ModelConfig& config, int64_t micro_batch, i
   bytes.gradients = kWide * parameters;
   bytes.optimizer = 2 * kWide * parameters;
   const int64_t ends = (kWide + narrow) * c.width;  // the last norm's input and output
-  bytes.activations = tokens * (c.layers * layer_bytes_per_token(c, narrow, cuda) + ends +
+  bytes.activations = tokens * (c.layers * layer_bytes_per_token(c, context, narrow, cuda) + ends +
                                 working_bytes_per_token(c, narrow));
   const int64_t rows = std::min(tokens, ops::loss_chunk_rows(c.vocab_size, cuda));
   const int64_t chunk = rows * c.vocab_size * (kWide + narrow);

@@ -8,7 +8,8 @@ namespace asplash::model {
 
 /// What a training step holds at its peak, in bytes, by segment. Counted from the tensors that the decoder
 /// keeps for the backward pass; allocator rounding, workspaces (of entmax attention on a GPU: up to 1 GiB, or
-/// 4 bytes a number of a layer's query if that is more) and the CUDA context (about 0.5 GiB) come on top.
+/// 12 bytes a number of a layer's query and 0.25 GiB if that is more) and the CUDA context (about 0.5 GiB)
+/// come on top.
 struct MemoryEstimate {
   int64_t weights = 0;      ///< fp32 parameters, and their bf16 copies of a forward pass
   int64_t gradients = 0;    ///< fp32

@@ -27,6 +27,10 @@ constexpr const char* name_of(EntmaxImplementation implementation) {
 /// first token.
 constexpr int64_t kEntmaxStatistics = 8;
 
+/// Keys with weight of a row that the CUDA kernels keep for their backward, in the mean; 4 bytes each, 16-bit
+/// types only.
+constexpr int64_t kEntmaxSupport = 96;
+
 struct EntmaxOptions {
   double alpha = 1.5;           ///< in (1, 2]; 2 is sparsemax, towards 1 softmax is approached
   std::optional<double> scale;  ///< factor of query . key; default 1/sqrt(head_dim)

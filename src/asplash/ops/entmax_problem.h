@@ -22,9 +22,6 @@ struct EntmaxDocument {
   int64_t offset() const { return keys - queries; }
 };
 
-/// Keys with weight of a row that the CUDA kernels keep for their backward, in the mean.
-constexpr int64_t kEntmaxSupport = 96;
-
 /// What the backward of the CUDA kernels needs of their forward; undefined where nothing asked for it. Sizes
 /// and meaning: kernels/include/asplash/kernels/entmax_attention.h.
 struct EntmaxMeans {
