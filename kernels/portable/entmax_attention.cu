@@ -186,15 +186,12 @@ bool entmax_attention_has_head_dim(int head_dim) {
 cudaError_t entmax_attention_supported(const EntmaxAttentionShape& shape) {
   portable::KernelSet set;
   if (!portable::choose(shape, set)) return cudaErrorNotSupported;
-  int device = 0, major = 0, shared = 0;
-  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-  if (const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-      error != cudaSuccess)
-    return error;
-  if (const cudaError_t error =
-          cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-      error != cudaSuccess)
-    return error;
+  int major = 0, shared = 0;
+  for (const cudaError_t error :
+       {portable::device_attribute(major, cudaDevAttrComputeCapabilityMajor),
+        portable::device_attribute(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin)}) {
+    if (error != cudaSuccess) return error;
+  }
   constexpr int kStatic = 2048;  // of the kernels, at most
   const int needed = std::max(set.forward_shared(shape), set.backward_shared) + kStatic;
   return major >= 8 && needed <= shared ? cudaSuccess : cudaErrorNotSupported;

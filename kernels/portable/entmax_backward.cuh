@@ -69,9 +69,7 @@ struct Backward {
 };
 
 /// What a block of keys works on; in shared memory, like RowPlace.
-struct KeyPlace {
-  Document document;
-  int batch, kv_head, key_tile, first_column;
+struct KeyPlace : KeyTilePlace {
   int member;  ///< of the group of query heads
   int span;    ///< row tiles [span, span_end) are worked on
   int span_end;
@@ -85,7 +83,6 @@ struct KeyPlace {
   float value_maximum;
   const uint32_t* support;  ///< of the document's rows, nullptr: entmax_pair_rows.cuh takes none
   bool broken;              ///< some row of the head is
-  BackwardWays ways;        ///< of the key/value head
 };
 
 template <typename T, int head_dim>
@@ -105,10 +102,6 @@ struct BackwardBlock {
   }
   __device__ int warp_row() const { return threadIdx.x / 32 * 16; }
 
-  /// The first row tile that sees the keys.
-  __device__ int first_row_tile() const {
-    return launch.params.causal ? max(place.key_tile * kTile - place.document.offset(), 0) / kTile : 0;
-  }
   __device__ PairRule rule(int row_tile) const {
     return {launch.params.causal, row_tile * kTile + place.document.offset(), place.key_tile * kTile,
             place.document.k_length, place.slope};
@@ -124,7 +117,7 @@ struct BackwardBlock {
     place.slope = p.slopes ? p.slopes[head] * launch.slope_scale : 0.0F;
     const BackwardWays ways = BackwardWays::of_head(p, place.head_index);
     place.support = ways.pairs ? support_tile(p, place.head_index, place.document.q_begin).rows : nullptr;
-    place.span_end = ways.tiles ? first_row_tile() : place.document.row_tiles();  // none
+    place.span_end = ways.tiles ? place.first_row_tile(p.causal) : place.document.row_tiles();  // none
   }
   /// On to the next span of row tiles, of this query head of the group or the next. False after the last. The
   /// block meets.
@@ -412,8 +405,7 @@ __device__ inline void write_grad_key_value(const BackwardBlock<T, head_dim>& bl
     if (key >= place.document.k_length) continue;
     const int token = place.document.k_begin + key, column = place.first_column + threadIdx.x % 4 * 2;
     if (place.ways.pairs) {
-      const int64_t at =
-          key_part_at(p.shape, int64_t{place.batch} * p.shape.kv_heads + place.kv_head, token) + column;
+      const int64_t at = key_part_at(p.shape, place.kv_index, token) + column;
 #pragma unroll
       for (int n = 0; n < Layout::kChunk / 8; ++n) {
         *reinterpret_cast<float2*>(block.launch.grad_key_part + at + n * 8) = {
@@ -445,18 +437,9 @@ __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
   __shared__ int crossed[2];  ///< of even and odd stages
   __shared__ __align__(16) char place_memory[sizeof(KeyPlace)];
   KeyPlace& place = *reinterpret_cast<KeyPlace*>(place_memory);
-  const EntmaxAttentionParams& p = launch.params;
   if (threadIdx.x == 0) {
-    // The first key tiles have the most rows, above all the first of all, which is often a sink.
-    const auto [tile, index] = order.of(blockIdx.x);
-    const int kv_index = index / Layout::kChunks;
-    place.document = document_with_tile(launch, launch.key_tile_begin, tile);
-    place.batch = kv_index / p.shape.kv_heads;
-    place.kv_head = kv_index % p.shape.kv_heads;
-    place.key_tile = tile - place.document.key_tile_begin;
-    place.first_column = index % Layout::kChunks * Layout::kChunk;
-    place.value_maximum = launch.value_maximum[int64_t{place.batch} * p.shape.kv_heads + place.kv_head];
-    place.ways = BackwardWays::of_group(p, kv_index);
+    place.take(launch, order, Layout::kChunks, Layout::kChunk);
+    place.value_maximum = launch.value_maximum[place.kv_index];
     place.member = -1;
     place.span_end = place.document.row_tiles();
   }

@@ -12,6 +12,13 @@ struct KernelSet {
   cudaError_t (*backward)(const Launch&, cudaStream_t);
 };
 
+/// Of the current device.
+inline cudaError_t device_attribute(int& value, cudaDeviceAttr attribute) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  return error != cudaSuccess ? error : cudaDeviceGetAttribute(&value, attribute, device);
+}
+
 template <int head_dim>
 KernelSet kernel_set(ElementType type);
 

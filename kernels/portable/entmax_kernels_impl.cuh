@@ -55,9 +55,8 @@ cudaError_t choose_scan(const Launch& launch, int heads, cudaStream_t stream) {
     const EntmaxAttentionShape& s = launch.params.shape;
     if (launch.params.scan_row_tiles == 1) return launch_scan<T, head_dim, 1>(launch, heads, stream);
     if (launch.params.scan_row_tiles == 2) return launch_scan<T, head_dim, 2>(launch, heads, stream);
-    int device = 0, processors = 0;
-    if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-    if (const cudaError_t error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    int processors = 0;
+    if (const cudaError_t error = device_attribute(processors, cudaDevAttrMultiProcessorCount);
         error != cudaSuccess)
       return error;
     constexpr int kBlocks = Scan<T, head_dim, 2>::kBlocks, kRounds = 2;
@@ -96,12 +95,11 @@ cudaError_t launch_forward(const Launch& launch, cudaStream_t stream) {
 template <typename T, int head_dim>
 cudaError_t choose_stages(int& stages) {
   using Layout = Backward<T, head_dim>;
-  int device = 0, per_block = 0, per_processor = 0, reserved = 0;
+  int per_block = 0, per_processor = 0, reserved = 0;
   for (const cudaError_t error :
-       {cudaGetDevice(&device),
-        cudaDeviceGetAttribute(&per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        cudaDeviceGetAttribute(&per_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-        cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device)}) {
+       {device_attribute(per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin),
+        device_attribute(per_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+        device_attribute(reserved, cudaDevAttrReservedSharedMemoryPerBlock)}) {
     if (error != cudaSuccess) return error;
   }
   constexpr int kStatic = 1280;  // at most
@@ -143,12 +141,10 @@ cudaError_t launch_pairs(const Launch& launch, cudaStream_t stream) {
 /// Where pairs do not fit into a block's shared memory (99 KiB and heads of 128), all goes by tiles.
 template <typename T, int head_dim>
 cudaError_t choose_ways(Launch& launch) {
-  int device = 0, per_block = 0;
-  for (const cudaError_t error :
-       {cudaGetDevice(&device),
-        cudaDeviceGetAttribute(&per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)}) {
-    if (error != cudaSuccess) return error;
-  }
+  int per_block = 0;
+  if (const cudaError_t error = device_attribute(per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+      error != cudaSuccess)
+    return error;
   constexpr int kStatic = 1024;  // at most
   const int needed = std::max(PairKeys<T, head_dim>::kSharedBytes,
                               pair_rows_shared_bytes<T, head_dim>(unit_count(launch.params.shape)));

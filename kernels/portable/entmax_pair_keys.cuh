@@ -27,12 +27,9 @@ struct PairKeys {
 };
 
 /// What a block works on; in shared memory.
-struct PairKeyPlace {
-  Document document;
-  int batch, kv_head, key_tile, first_column;
+struct PairKeyPlace : KeyTilePlace {
   int head;              ///< first of the group, from first_head on
   int group;             ///< query heads
-  BackwardWays ways;     ///< of the key/value head
   RowSource sources[2];  ///< of the group's first head: gradients, queries
 };
 
@@ -108,24 +105,15 @@ class RowStages {
     tile_ += 32;
     if (tile_ >= tiles) {
       if (++member_ >= place_.group || place_.document.k_length > kMaximalKeys) return false;
-      tile_ = launch_.params.causal ? max(place_.key_tile * kTile - place_.document.offset(), 0) / kTile : 0;
+      tile_ = place_.first_row_tile(launch_.params.causal);
       if (tile_ >= tiles) return false;  // no row sees the keys
     }
     const Segment* segments =
         segments_of(launch_, place_.head + member_, place_.key_tile) + place_.document.row_tile_begin + tile_;
     segment_ = tile_ + lane < tiles ? segments[lane] : Segment::of(0, 0, 0);
     const int own_rows = __popcll(segment_.rows);
-    pairs_end_ = segment_.count();
-    rows_before_ = own_rows;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const int pairs = __shfl_up_sync(0xFFFFFFFFU, pairs_end_, step);
-      const int rows = __shfl_up_sync(0xFFFFFFFFU, rows_before_, step);
-      if (lane >= step) {
-        pairs_end_ += pairs;
-        rows_before_ += rows;
-      }
-    }
+    pairs_end_ = sum_up_to_lane(segment_.count());
+    rows_before_ = sum_up_to_lane(own_rows);
     rows_ = __shfl_sync(0xFFFFFFFFU, rows_before_, 31);
     rows_before_ -= own_rows;
     return true;
@@ -268,14 +256,13 @@ __device__ inline void write_sums(const PairKeysBlock<T, head_dim>& block,
       values ? block.launch.gradients.grad_value : block.launch.gradients.grad_key;
   const float* part = values ? block.launch.grad_value_part : block.launch.grad_key_part;
   const float scale = values ? 1 : p.scale;
-  const int64_t kv_index = int64_t{place.batch} * p.shape.kv_heads + place.kv_head;
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     const int key = place.key_tile * kTile + block.warp_key() + r / 2 * 16 + element_row(r % 2 * 2);
     if (key >= place.document.k_length) continue;
     const int token = place.document.k_begin + key;
     const int column = place.first_column + block.warp_column() + threadIdx.x % 4 * 2;
-    const float* from = part + key_part_at(p.shape, kv_index, token) + column;
+    const float* from = part + key_part_at(p.shape, place.kv_index, token) + column;
     T* to = token_pointer<T>(tensor, place.batch, place.kv_head, token) + column;
 #pragma unroll
     for (int n = 0; n < PairKeys<T, head_dim>::kChunk / 16; ++n) {
@@ -299,17 +286,9 @@ __global__ void __launch_bounds__(kPairThreads, (PairKeys<T, head_dim>::kBlocks)
   const EntmaxAttentionParams& p = launch.params;
   const int group = p.shape.heads / p.shape.kv_heads;
   if (threadIdx.x == 0) {
-    // The first key tiles have the most rows, above all the first of all, which is often a sink.
-    const auto [tile, head_and_chunk] = order.of(blockIdx.x);
-    const int kv = head_and_chunk / Layout::kChunks, kv_index = launch.first_head / group + kv;
-    place.document = document_with_tile(launch, launch.key_tile_begin, tile);
-    place.batch = kv_index / p.shape.kv_heads;
-    place.kv_head = kv_index % p.shape.kv_heads;
-    place.key_tile = tile - place.document.key_tile_begin;
-    place.first_column = head_and_chunk % Layout::kChunks * Layout::kChunk;
-    place.head = kv * group;
+    place.take(launch, order, Layout::kChunks, Layout::kChunk);
+    place.head = place.kv_index * group - launch.first_head;
     place.group = group;
-    place.ways = BackwardWays::of_group(p, kv_index);
     const int head = place.kv_head * group, token = place.document.q_begin;
     place.sources[0] =
         RowSource::of<T>(launch.gradients.grad_out, place.batch, head, token, place.first_column);

@@ -24,11 +24,6 @@ struct PairRows : RowLanes<head_dim> {
   static constexpr int kWarpBytes = kTermsOfWarp * 12;
   static constexpr int kUnitsAt = kWarps * kWarpBytes;
   static constexpr int kBlocks = head_dim <= 128 ? 8 : 4;
-
-  static __device__ int group() { return threadIdx.x % 32 / kLanes; }
-  static __device__ int column() { return threadIdx.x % kLanes * 8; }
-  /// 96 columns leave a quarter of the lanes without.
-  static __device__ bool has_columns() { return head_dim % (kLanes * 8) == 0 || column() < head_dim; }
 };
 
 /// What a block knows of a key tile.
@@ -60,7 +55,6 @@ struct PairRowsBlock {
   __device__ float* us() const { return reinterpret_cast<float*>(keys() + Layout::kTermsOfWarp); }
   __device__ float* products() const { return us() + Layout::kTermsOfWarp; }  ///< dP, then dS
   __device__ UnitOfRows* units() const { return reinterpret_cast<UnitOfRows*>(shared + Layout::kUnitsAt); }
-  __device__ const uint32_t* entries() const { return support.entries; }
 };
 
 /// Counts pairs with each key tile, writes the segments and where pairs go. own_row: of the warp's rows,
@@ -86,7 +80,7 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
       const SupportOfRow row{__shfl_sync(0xFFFFFFFFU, own_row, begin + i)};
 #pragma unroll
       for (int j = 0; j < 2; ++j)
-        entries[i][j] = j * 32 + lane < row.count() ? block.entries()[row.first() + j * 32 + lane] : 0;
+        entries[i][j] = j * 32 + lane < row.count() ? block.support.entries[row.first() + j * 32 + lane] : 0;
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -97,7 +91,7 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
       const SupportOfRow row{__shfl_sync(0xFFFFFFFFU, own_row, begin + i)};
 #pragma unroll 1
       for (int at = 64 + lane; at < row.count(); at += 32)
-        count_entry(number, block.entries()[row.first() + at]);
+        count_entry(number, block.support.entries[row.first() + at]);
     }
   }
   __syncthreads();
@@ -107,12 +101,7 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
   for (int base = 0; base < tiles; base += kThreads) {
     const int tile = base + static_cast<int>(threadIdx.x);
     const UnitOfRows unit = tile < tiles ? units[tile] : UnitOfRows{0, 0};
-    int sum = unit.next;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const int other = __shfl_up_sync(0xFFFFFFFFU, sum, step);
-      if (lane >= step) sum += other;
-    }
+    const int sum = sum_up_to_lane(unit.next);
     if (lane == 31) of_warps[warp] = sum;
     __syncthreads();
     int first = before + sum - unit.next;
@@ -135,7 +124,7 @@ __device__ inline void load_support(const PairRowsBlock<T, head_dim>& block, Sup
   const int lane = threadIdx.x % 32, count = row.count();
 #pragma unroll 1
   for (int at = lane; at < count; at += 32) {
-    const uint32_t entry = block.entries()[row.first() + at];
+    const uint32_t entry = block.support.entries[row.first() + at];
     block.keys()[at] = SupportEntry::key(entry);
     block.us()[at] = SupportEntry::u(entry);
   }
@@ -144,25 +133,13 @@ __device__ inline void load_support(const PairRowsBlock<T, head_dim>& block, Sup
   __syncwarp();
 }
 
-/// Calls take(first, rows) for each batch of the row's keys; rows: of the batch, this lane's 16 bytes each.
+/// Calls take(first, units) for each batch of the row's keys, as RowLanes::gather().
 template <typename T, int head_dim, typename Take>
-__device__ inline void gather_batches(const PairRowsBlock<T, head_dim>& block, const RowSource& source,
-                                      int count, Take take) {
+__device__ inline void gather_keys(const PairRowsBlock<T, head_dim>& block, const RowSource& source,
+                                   int count, Take take) {
   using Layout = PairRows<T, head_dim>;
-  uint64_t rows = reinterpret_cast<uint64_t>(source.rows) +
-                  (Layout::has_columns() ? Layout::column() * static_cast<int>(sizeof(T)) : 0);
-  asm volatile("" : "+l"(rows));
-  const uint32_t stride = source.row_stride;
-  const int* keys = block.keys() + Layout::group();
-#pragma unroll 1
-  for (int first = 0; first < count; first += Layout::kBatch) {
-    uint4 units[Layout::kUnroll];
-#pragma unroll
-    for (int i = 0; i < Layout::kUnroll; ++i)
-      units[i] = __ldg(reinterpret_cast<const uint4*>(
-          address_of(rows, static_cast<uint32_t>(keys[first + i * Layout::kAtOnce]), stride)));
-    take(first, units);
-  }
+  Layout::gather(source.at<T>(Layout::has_columns() ? Layout::column() : 0), source.row_stride, block.keys(),
+                 count, take);
 }
 
 /// The sum of four numbers each over a group's lanes: that of number `own`, in each lane.
@@ -191,7 +168,7 @@ __device__ inline void multiply_values(const PairRowsBlock<T, head_dim>& block, 
   const int own = threadIdx.x % Layout::kLanes / (Layout::kLanes / 4);
   const bool writes = threadIdx.x % (Layout::kLanes / 4) == 0;
   float* products = block.products() + own * Layout::kAtOnce + Layout::group();
-  gather_batches(block, block.values_at, count, [&](int first, const uint4(&units)[4]) {
+  gather_keys(block, block.values_at, count, [&](int first, const uint4(&units)[4]) {
     float dots[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -270,7 +247,7 @@ __device__ inline void take_row_of_pairs(const PairRowsBlock<T, head_dim>& block
 #pragma unroll
   for (int c = 0; c < 8; ++c) sums[c] = 0;
   const float* products = block.products() + Layout::group();
-  gather_batches(block, block.keys_at, count, [&](int first, const uint4(&units)[4]) {
+  gather_keys(block, block.keys_at, count, [&](int first, const uint4(&units)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float ds = products[first + i * Layout::kAtOnce];
@@ -281,11 +258,7 @@ __device__ inline void take_row_of_pairs(const PairRowsBlock<T, head_dim>& block
     }
   });
   __syncwarp();  // before the next row's support
-#pragma unroll
-  for (int step = Layout::kLanes; step < 32; step *= 2) {
-#pragma unroll
-    for (int c = 0; c < 8; ++c) sums[c] += __shfl_xor_sync(0xFFFFFFFFU, sums[c], step);
-  }
+  Layout::add_groups(sums);
 #pragma unroll
   for (int c = 0; c < 8; ++c) sums[c] *= block.launch.params.scale;
   write_grad_query(block, row, sums);
@@ -306,7 +279,7 @@ __global__ void __launch_bounds__(kThreads, (PairRows<T, head_dim>::kBlocks))
     values = RowSource::of<T>(p.value, place.batch, place.kv_head, place.document.k_begin, 0);
   }
   __syncthreads();
-  if (place.rows == 0) return;
+  if (place.rows == 0 || place.document.k_length > kMaximalKeys) return;
   const PairRowsBlock<T, head_dim> block{
       launch, place,  support_tile(p, place.head_index, place.document.q_begin + place.row0),
       keys,   values, pairs_of(launch, head, place.document.q_begin + place.row0),
@@ -314,7 +287,7 @@ __global__ void __launch_bounds__(kThreads, (PairRows<T, head_dim>::kBlocks))
   const int64_t kv_index = int64_t{place.batch} * p.shape.kv_heads + place.kv_head;
   if (!BackwardWays::of_group(p, kv_index).pairs) return;
   if (!BackwardWays::of_head(p, place.head_index).pairs || block.support.rows[0] == kNoSupport) {
-    for (int tile = threadIdx.x; tile < min(place.key_tiles, kMaximalUnits); tile += kThreads)
+    for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads)
       segments_of(launch, head, tile)[row_tile] = Segment::of(0, 0, 0);
     return;
   }

@@ -252,43 +252,27 @@ __device__ inline int list_terms(const SparseBlock<T, head_dim>& block, int row,
 template <typename T, int head_dim>
 __device__ inline void add_values(const SparseBlock<T, head_dim>& block, int count, SparseSums& sums) {
   using Layout = SparseOutput<T, head_dim>;
-  const int lane = threadIdx.x % 32, column = lane % Layout::kLanes * 8;
-  if (head_dim == 96 && column >= head_dim) count = 0;
-  uint64_t values =
-      reinterpret_cast<uint64_t>(block.state.values.rows) + column * static_cast<int>(sizeof(T));
-  asm volatile("" : "+l"(values));
-  const uint32_t stride = block.state.values.row_stride;
-  Terms terms = block.terms();
-  terms.weights += lane / Layout::kLanes;
-  terms.keys += lane / Layout::kLanes;
-#pragma unroll 1
-  for (int first = 0; first < count; first += Layout::kBatch) {
-    uint4 value[Layout::kUnroll];
+  if (!Layout::has_columns()) count = 0;
+  const RowSource& values = block.state.values;
+  const Terms terms = block.terms();
+  const float2* group_weights = terms.weights + Layout::group();
+  Layout::gather(values.at<T>(Layout::column()), values.row_stride, terms.keys, count,
+                 [&](int first, const uint4(&units)[4]) {
 #pragma unroll
-    for (int i = 0; i < Layout::kUnroll; ++i)
-      value[i] = __ldg(reinterpret_cast<const uint4*>(
-          address_of(values, static_cast<uint32_t>(terms.keys[first + i * Layout::kAtOnce]), stride)));
+                   for (int i = 0; i < Layout::kUnroll; ++i) {
+                     const float2 weights = group_weights[first + i * Layout::kAtOnce];
+                     float v[8];
+                     unpack_unit<T>(units[i], v);
 #pragma unroll
-    for (int i = 0; i < Layout::kUnroll; ++i) {
-      const float2 weights = terms.weights[first + i * Layout::kAtOnce];
-      float v[8];
-      unpack_unit<T>(value[i], v);
-#pragma unroll
-      for (int c = 0; c < 8; ++c) {
-        sums.p[c] = fmaf(weights.x, v[c], sums.p[c]);
-        sums.w[c] = fmaf(weights.y, v[c], sums.w[c]);
-      }
-    }
-  }
+                     for (int c = 0; c < 8; ++c) {
+                       sums.p[c] = fmaf(weights.x, v[c], sums.p[c]);
+                       sums.w[c] = fmaf(weights.y, v[c], sums.w[c]);
+                     }
+                   }
+                 });
   __syncwarp();  // before the next row's terms
-#pragma unroll
-  for (int step = Layout::kLanes; step < 32; step *= 2) {
-#pragma unroll
-    for (int c = 0; c < 8; ++c) {
-      sums.p[c] += __shfl_xor_sync(0xFFFFFFFFU, sums.p[c], step);
-      sums.w[c] += __shfl_xor_sync(0xFFFFFFFFU, sums.w[c], step);
-    }
-  }
+  Layout::add_groups(sums.p);
+  Layout::add_groups(sums.w);
 }
 
 /// Writes what a row has besides its columns.
@@ -306,8 +290,8 @@ __device__ inline void write_columns(const SparseBlock<T, head_dim>& block, int 
   using Layout = SparseOutput<T, head_dim>;
   const EntmaxAttentionParams& p = block.launch.params;
   const RowPlace& place = block.place;
-  const int lane = threadIdx.x % 32, column = lane * 8;
-  if (lane >= Layout::kLanes || column >= head_dim) return;
+  if (Layout::group() != 0 || !Layout::has_columns()) return;
+  const int column = Layout::column();
   const int token = place.document.q_begin + place.row0 + row;
   store_unit(token_pointer<T>(p.out, place.batch, place.head, token) + column, sums.p);
   if (p.mean_value)

@@ -91,6 +91,33 @@ struct BackwardWays {
   }
 };
 
+/// A tile of keys, and columns of it, that a block takes through its rows; in shared memory.
+struct KeyTilePlace {
+  Document document;
+  int batch, kv_head, key_tile, first_column;
+  int kv_index;       ///< of [batch x kv_heads]
+  BackwardWays ways;  ///< of the key/value head
+
+  /// In the order of blocks: the first key tiles have the most rows, above all the first of all, which is
+  /// often a sink. chunks: blocks that share a tile's columns, chunk each; heads count from launch.first_head
+  /// on.
+  __device__ void take(const Launch& launch, const BlockOrder& order, int chunks, int chunk) {
+    const EntmaxAttentionParams& p = launch.params;
+    const auto [tile, head_and_chunk] = order.of(blockIdx.x);
+    kv_index = launch.first_head / (p.shape.heads / p.shape.kv_heads) + head_and_chunk / chunks;
+    document = document_with_tile(launch, launch.key_tile_begin, tile);
+    batch = kv_index / p.shape.kv_heads;
+    kv_head = kv_index % p.shape.kv_heads;
+    key_tile = tile - document.key_tile_begin;
+    first_column = head_and_chunk % chunks * chunk;
+    ways = BackwardWays::of_group(p, kv_index);
+  }
+  /// That sees the keys.
+  __device__ int first_row_tile(bool causal) const {
+    return causal ? max(key_tile * kTile - document.offset(), 0) / kTile : 0;
+  }
+};
+
 /// Where a key is in grad_key_part and grad_value_part.
 __device__ inline int64_t key_part_at(const EntmaxAttentionShape& shape, int64_t kv_index, int token) {
   return (kv_index * shape.k_tokens + token) * shape.head_dim;

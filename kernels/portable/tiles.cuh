@@ -171,6 +171,16 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
 }
 
+/// Over the warp's lanes up to this one.
+__device__ inline int sum_up_to_lane(int x) {
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(0xFFFFFFFFU, x, step);
+    if (static_cast<int>(threadIdx.x % 32) >= step) x += other;
+  }
+  return x;
+}
+
 /// How weights follow from u = [z - tau]_+: p = u^r, w = u^(r - 1).
 enum class Power { general, linear, square };
 
