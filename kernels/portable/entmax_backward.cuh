@@ -439,12 +439,17 @@ __global__ void __launch_bounds__(kThreads, (Backward<T, head_dim>::kBlocks))
   KeyPlace& place = *reinterpret_cast<KeyPlace*>(place_memory);
   if (threadIdx.x == 0) {
     place.take(launch, order, Layout::kChunks, Layout::kChunk);
-    place.value_maximum = launch.value_maximum[place.kv_index];
     place.member = -1;
     place.span_end = place.document.row_tiles();
   }
   __syncthreads();
-  if (place.key_tile * kTile >= place.document.k_length || !place.ways.tiles) return;
+  if (place.key_tile * kTile >= place.document.k_length || !place.ways.tiles) {
+    leave_without_work();
+    return;
+  }
+  wait_for_kernels_before();
+  if (threadIdx.x == 0) place.value_maximum = launch.value_maximum[place.kv_index];
+  __syncthreads();
   const BackwardBlock<T, head_dim> block{launch, place, ring, shared};
   load_keys_and_values<T, head_dim>(block);
 

@@ -100,6 +100,9 @@ struct ListLengths {
   uint32_t packed;
 
   __device__ int of(int list) const { return static_cast<int>(packed >> 8 * list & 255); }
+  __device__ int sum() const { return static_cast<int>(__dp4a(packed, 0x01010101U, 0U)); }
+  /// Whether one holds `power` finds, a power of two, or more.
+  __device__ bool some_has(uint32_t power) const { return (packed & (256 - power) * 0x01010101U) != 0; }
   __device__ bool lost() const { return packed == kLostList * 0x01010101U; }
 };
 

@@ -19,8 +19,19 @@ cudaError_t launch_threads(int threads, Kernel kernel, dim3 grid, int shared_byt
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
       error != cudaSuccess)
     return error;
-  kernel<<<grid, threads, shared_bytes, stream>>>(launch, arguments...);
-  return cudaGetLastError();
+  cudaFuncAttributes compiled;
+  if (const cudaError_t error = cudaFuncGetAttributes(&compiled, kernel); error != cudaSuccess) return error;
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = threads;
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = compiled.ptxVersion >= 90 ? 1 : 0;  // the kernel waits by itself (launch.cuh)
+  return cudaLaunchKernelEx(&config, kernel, launch, arguments...);
 }
 template <typename Kernel, typename... Arguments>
 cudaError_t launch_kernel(Kernel kernel, dim3 grid, int shared_bytes, cudaStream_t stream,
@@ -66,24 +77,40 @@ cudaError_t choose_scan(const Launch& launch, int heads, cudaStream_t stream) {
   return launch_scan<T, head_dim, 1>(launch, heads, stream);
 }
 
+/// Where pairs do not fit into a block's shared memory (99 KiB and heads of 128), all goes by tiles: neither
+/// call has a support.
 template <typename T, int head_dim>
-cudaError_t launch_forward(const Launch& launch, cudaStream_t stream) {
+cudaError_t choose_ways(Launch& launch) {
+  int per_block = 0;
+  if (const cudaError_t error = device_attribute(per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+      error != cudaSuccess)
+    return error;
+  constexpr int kStatic = 1024;  // at most
+  const int needed = std::max(PairKeys<T, head_dim>::kSharedBytes,
+                              pair_rows_shared_bytes<T, head_dim>(unit_count(launch.params.shape)));
+  if (needed + kStatic > per_block) launch.params.support = nullptr;
+  return cudaSuccess;
+}
+
+template <typename T, int head_dim>
+cudaError_t launch_forward(const Launch& asked, cudaStream_t stream) {
+  Launch launch = asked;
+  if (const cudaError_t error = choose_ways<T, head_dim>(launch); error != cudaSuccess) return error;
   const EntmaxAttentionShape& s = launch.params.shape;
-  if (s.k_tokens > 0) {
-    if (const cudaError_t error = launch_kernel(key_facts_kernel<T, head_dim>,
-                                                dim3(s.key_tiles(), s.kv_heads, s.batch), 0, stream, launch);
-        error != cudaSuccess)
-      return error;
-  }
+  if (const cudaError_t error =
+          launch_kernel(key_facts_kernel<T, head_dim>, dim3(std::max(s.key_tiles(), 1), s.kv_heads, s.batch),
+                        0, stream, launch);
+      error != cudaSuccess)
+    return error;
   const int heads = s.batch * s.heads, at_once = listed_heads(s);
   for (Launch part = launch; part.first_head < heads; part.first_head += at_once) {
     const int count = std::min(at_once, heads - part.first_head);
     if (const cudaError_t error = choose_scan<T, head_dim>(part, count, stream); error != cudaSuccess)
       return error;
-    const BlockOrder order = block_order(s.row_tiles(), count, bytes_of_keys(s));
+    const BlockOrder order = block_order(s.row_tiles(), count, bytes_of_keys(s), kCacheOfRows);
     if (const cudaError_t error =
-            launch_kernel(entmax_sparse_output_kernel<T, head_dim>, order.blocks(),
-                          SparseOutput<T, head_dim>::shared_bytes(s.document_tiles()), stream, part, order);
+            launch_threads(kRowThreads, entmax_sparse_output_kernel<T, head_dim>, order.blocks(),
+                           SparseOutput<T, head_dim>::shared_bytes(s.document_tiles()), stream, part, order);
         error != cudaSuccess)
       return error;
   }
@@ -111,61 +138,33 @@ cudaError_t choose_stages(int& stages) {
   return cudaSuccess;
 }
 
-/// What the support knows of; the kernels that walk tiles come before it, and leave what they have in the
-/// gradients.
+/// What the support knows of, for `kv_heads` of [batch x kv_heads] from launch.first_head on.
 template <typename T, int head_dim>
-cudaError_t launch_pairs(const Launch& launch, cudaStream_t stream) {
+cudaError_t launch_pair_rows(const Launch& launch, int kv_heads, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
-  const int kv_heads = s.batch * s.kv_heads, at_once = paired_kv_heads(s), group = s.heads / s.kv_heads;
-  Launch part = launch;
-  for (int first = 0; first < kv_heads; first += at_once) {
-    const int count = std::min(at_once, kv_heads - first);
-    part.first_head = first * group;
-    const BlockOrder rows = block_order(s.row_tiles(), count * group, 2 * bytes_of_keys(s));
-    if (const cudaError_t error =
-            launch_kernel(entmax_pair_rows_kernel<T, head_dim>, rows.blocks(),
-                          pair_rows_shared_bytes<T, head_dim>(unit_count(s)), stream, part, rows);
-        error != cudaSuccess)
-      return error;
-    using Keys = PairKeys<T, head_dim>;
-    const BlockOrder keys =
-        block_order(s.key_tiles(), count * Keys::kChunks, 2 * bytes_of_rows(s) / Keys::kChunks);
-    if (const cudaError_t error = launch_threads(kPairThreads, entmax_pair_keys_kernel<T, head_dim>,
-                                                 keys.blocks(), Keys::kSharedBytes, stream, part, keys);
-        error != cudaSuccess)
-      return error;
-  }
-  return cudaSuccess;
-}
-
-/// Where pairs do not fit into a block's shared memory (99 KiB and heads of 128), all goes by tiles.
-template <typename T, int head_dim>
-cudaError_t choose_ways(Launch& launch) {
-  int per_block = 0;
-  if (const cudaError_t error = device_attribute(per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-      error != cudaSuccess)
-    return error;
-  constexpr int kStatic = 1024;  // at most
-  const int needed = std::max(PairKeys<T, head_dim>::kSharedBytes,
-                              pair_rows_shared_bytes<T, head_dim>(unit_count(launch.params.shape)));
-  if (needed + kStatic > per_block) launch.params.support = nullptr;
-  return cudaSuccess;
+  const BlockOrder order =
+      block_order(s.row_tiles(), kv_heads * (s.heads / s.kv_heads), 2 * bytes_of_keys(s), kCacheOfRows);
+  return launch_threads(kRowThreads, entmax_pair_rows_kernel<T, head_dim>, order.blocks(),
+                        pair_rows_shared_bytes<T, head_dim>(unit_count(s)), stream, launch, order);
 }
 
 template <typename T, int head_dim>
-cudaError_t launch_backward(const Launch& asked, cudaStream_t stream) {
-  Launch launch = asked;
-  if (const cudaError_t error = choose_ways<T, head_dim>(launch); error != cudaSuccess) return error;
+cudaError_t launch_pair_keys(const Launch& launch, int kv_heads, cudaStream_t stream) {
+  const EntmaxAttentionShape& s = launch.params.shape;
+  using Layout = PairKeys<T, head_dim>;
+  const BlockOrder order = block_order(s.key_tiles(), kv_heads * Layout::kChunks,
+                                       2 * bytes_of_rows(s) / Layout::kChunks, kCacheOfKeys);
+  return launch_threads(kPairThreads, entmax_pair_keys_kernel<T, head_dim>, order.blocks(),
+                        Layout::kSharedBytes, stream, launch, order);
+}
+
+/// What goes by tiles. Where nothing does, blocks leave at once.
+template <typename T, int head_dim>
+cudaError_t launch_tiles(const Launch& launch, cudaStream_t stream) {
   const EntmaxAttentionShape& s = launch.params.shape;
   using Layout = Backward<T, head_dim>;
   int stages = 0;
   if (const cudaError_t error = choose_stages<T, head_dim>(stages); error != cudaSuccess) return error;
-  // broken_rows, value_maximum and column_maximum lie one after the other.
-  const char* end =
-      reinterpret_cast<const char*>(launch.column_maximum + int64_t{s.batch} * s.kv_heads * head_dim);
-  const size_t bytes = static_cast<size_t>(end - reinterpret_cast<const char*>(launch.broken_rows));
-  if (const cudaError_t error = cudaMemsetAsync(launch.broken_rows, 0, bytes, stream); error != cudaSuccess)
-    return error;
   constexpr int kRows = RowWalk<head_dim>::kRows;
   const int row_blocks = (s.q_tokens + kRows - 1) / kRows;
   const unsigned int key_blocks = s.k_tokens > 0 ? static_cast<unsigned int>(s.key_tiles()) * s.kv_heads : 0;
@@ -183,11 +182,39 @@ cudaError_t launch_backward(const Launch& asked, cudaStream_t stream) {
       return error;
   }
   if (s.q_tokens == 0) return cudaSuccess;
-  if (const cudaError_t error = launch_kernel(finish_grad_query_kernel<T, head_dim>,
-                                              dim3(row_blocks, s.heads, s.batch), 0, stream, launch);
-      error != cudaSuccess || launch.params.support == nullptr)
+  return launch_kernel(finish_grad_query_kernel<T, head_dim>, dim3(row_blocks, s.heads, s.batch), 0, stream,
+                       launch);
+}
+
+/// Tiles come before pair keys, which add what tiles leave, and behind pair rows, in whose shadow their
+/// blocks leave where there is nothing to do.
+template <typename T, int head_dim>
+cudaError_t launch_backward(const Launch& asked, cudaStream_t stream) {
+  Launch launch = asked;
+  if (const cudaError_t error = choose_ways<T, head_dim>(launch); error != cudaSuccess) return error;
+  const EntmaxAttentionShape& s = launch.params.shape;
+  // broken_rows, value_maximum and column_maximum lie one after the other.
+  const char* end =
+      reinterpret_cast<const char*>(launch.column_maximum + int64_t{s.batch} * s.kv_heads * head_dim);
+  const size_t bytes = static_cast<size_t>(end - reinterpret_cast<const char*>(launch.broken_rows));
+  if (const cudaError_t error = cudaMemsetAsync(launch.broken_rows, 0, bytes, stream); error != cudaSuccess)
     return error;
-  return launch_pairs<T, head_dim>(launch, stream);
+  if (launch.params.support == nullptr) return launch_tiles<T, head_dim>(launch, stream);
+  const int kv_heads = s.batch * s.kv_heads, at_once = paired_kv_heads(s), group = s.heads / s.kv_heads;
+  for (int first = 0; first < kv_heads; first += at_once) {
+    const int count = std::min(at_once, kv_heads - first);
+    Launch part = launch;
+    part.first_head = first * group;
+    if (const cudaError_t error = launch_pair_rows<T, head_dim>(part, count, stream); error != cudaSuccess)
+      return error;
+    if (first == 0) {
+      if (const cudaError_t error = launch_tiles<T, head_dim>(launch, stream); error != cudaSuccess)
+        return error;
+    }
+    if (const cudaError_t error = launch_pair_keys<T, head_dim>(part, count, stream); error != cudaSuccess)
+      return error;
+  }
+  return cudaSuccess;
 }
 
 template <typename T, int head_dim>

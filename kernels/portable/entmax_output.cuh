@@ -214,7 +214,7 @@ __device__ inline void mark_rows(uint32_t (&row_bits)[2], uint32_t first, uint32
     atomicOr(&row_bits[warp / 2], (of_quads(first) | of_quads(second) << 1) << (warp % 2 * 2));
 }
 
-/// The mask of key tiles [base, base + kThreads), this thread's being `bits`.
+/// The mask of key tiles from base on, a thread each, this one's being `bits`.
 __device__ inline void write_mask(const Launch& launch, const RowPlace& place, int base, uint2 bits) {
   const EntmaxAttentionShape& shape = launch.params.shape;
   const int tile = base + threadIdx.x;
@@ -423,13 +423,18 @@ __global__ void __launch_bounds__(kThreads, (Output<T, head_dim>::kBlocks))
     new (place_memory) RowPlace(launch, row_tile, kTile, blockIdx.y, blockIdx.z);
   }
   __syncthreads();
+  if (place.rows != 0 && rows_are_listed(launch, place)) {  // entmax_sparse_output_kernel has them
+    leave_without_work();
+    return;
+  }
+  wait_for_kernels_before();
   if (place.rows == 0) {  // a row tile beyond the last document's
     for (int i = threadIdx.x; i < p.shape.mask_words(); i += kThreads) p.tile_mask[place.mask_at + i] = 0;
     return;
   }
-  if (rows_are_listed(launch, place)) return;  // entmax_sparse_output_kernel has them
-  if (p.support != nullptr && threadIdx.x == 0)
-    lose_support(support_tile(p, place.head_index, place.document.q_begin + place.row0), p, place.head_index);
+  if (p.support != nullptr)
+    lose_support(support_tile(p, place.head_index, place.document.q_begin + place.row0), place.rows, p,
+                 place.head_index);
   float value_norm = 0;
   for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads)
     value_norm = fmaxf(value_norm, launch.key_facts[place.facts_at + tile].value_norm);

@@ -24,6 +24,7 @@ struct PairKeys {
   static constexpr int kWeightsBytes = 2 * Weights::kBytes;
   static constexpr int kSharedBytes = kWeightsAt + 2 * kWeightsBytes;
   static constexpr int kBlocks = head_dim <= 64 ? 3 : 2;
+  static constexpr int kUnroll = kChunk <= 64 ? 2 : 1;  ///< of a stage's products, 16 slots each
 };
 
 /// What a block works on; in shared memory.
@@ -33,34 +34,31 @@ struct PairKeyPlace : KeyTilePlace {
   RowSource sources[2];  ///< of the group's first head: gradients, queries
 };
 
-/// How many bits of a mask are set below `bit`.
-__device__ inline int bits_below(uint64_t mask, int bit) {
-  return __popcll(mask & ((uint64_t{1} << bit) - 1));
-}
-
 /// The rows with pairs, of 32 row tiles of a query head at a time: a lane knows those of its row tile. The
 /// same in all warps. Rows are numbered in their order.
 class RowStages {
  public:
   __device__ RowStages(const Launch& launch, const PairKeyPlace& place) : launch_(launch), place_(place) {}
 
-  /// On to the next stage, whose first pairs begin to be loaded; false after the last.
-  __device__ bool next() {
+  /// On to the next stage, whose first pairs begin to be loaded.
+  __device__ void next() {
     first_row_ += kSlots;
     while (first_row_ >= rows_) {
-      if (!next_tiles()) return false;
+      if (!next_tiles()) {
+        first_row_ = rows_;
+        return;
+      }
       first_row_ = 0;
     }
-    const int own_rows = __popcll(segment_.rows);
-    const uint32_t tiles = __ballot_sync(0xFFFFFFFFU, own_rows > 0 && rows_before_ < first_row_ + kSlots &&
-                                                          rows_before_ + own_rows > first_row_);
+    const uint32_t tiles = __ballot_sync(0xFFFFFFFFU, own_rows_ > 0 && rows_before_ < first_row_ + kSlots &&
+                                                          rows_before_ + own_rows_ > first_row_);
     const int first = __ffs(static_cast<int>(tiles)) - 1, last = 31 - __clz(static_cast<int>(tiles));
-    next_pair_ = __shfl_sync(0xFFFFFFFFU, pairs_end_ - segment_.count(), first) + threadIdx.x / 32 * 32;
+    next_pair_ =
+        __shfl_sync(0xFFFFFFFFU, pairs_end_ - place_of_pairs_.count(), first) + threadIdx.x / 32 * 32;
     end_ = __shfl_sync(0xFFFFFFFFU, pairs_end_, last);
     load();
-    return true;
   }
-  /// Rows of the stage.
+  /// Rows of the stage; 0 after the last.
   __device__ int rows() const { return min(rows_ - first_row_, kSlots); }
   __device__ int member() const { return member_; }  ///< of the group of query heads
 
@@ -69,17 +67,17 @@ class RowStages {
   template <typename Take>
   __device__ void for_each(Take take) {
     while (true) {
-      const int slot = static_cast<int>(pair_.place) >> 16;
-      if (slot >= 0 && slot < kSlots) take(slot, pair_, row_);
+      const int slot = slots_before_ + pair_.rank();
+      if (slot >= 0 && slot < kSlots) take(slot, pair_, row_tile_ + pair_.row());
       if (next_pair_ >= end_) return;
       load();
     }
   }
 
  private:
-  /// The warp's next 32 pairs, if it has more. Their slots stand above their places: -1 where there is none.
+  /// The warp's next 32 pairs, if it has more. Nothing here waits for them.
   __device__ void load() {
-    pair_.place = 0xFFFF0000;
+    slots_before_ = -kSlots;  // the thread has none
     if (next_pair_ >= end_) return;
     const int index = next_pair_ + static_cast<int>(threadIdx.x % 32);
     next_pair_ += kPairThreads;
@@ -89,15 +87,15 @@ class RowStages {
       const int last = __shfl_sync(0xFFFFFFFFU, pairs_end_, source + step - 1);
       if (last <= index) source += step;
     }
-    const int first = __shfl_sync(0xFFFFFFFFU, segment_.first() - (pairs_end_ - segment_.count()), source);
+    const int first =
+        __shfl_sync(0xFFFFFFFFU, place_of_pairs_.first() - (pairs_end_ - place_of_pairs_.count()), source);
     const int before = __shfl_sync(0xFFFFFFFFU, rows_before_, source);
-    const uint64_t rows = __shfl_sync(0xFFFFFFFFU, segment_.rows, source);
     if (index >= end_) return;
     const Pair* pairs =
         pairs_of(launch_, place_.head + member_, place_.document.q_begin + (tile_ + source) * kTile);
     pair_ = pairs[first + index];
-    row_ = (tile_ + source) * kTile + pair_.row();
-    pair_.place |= static_cast<uint32_t>(before + bits_below(rows, pair_.row()) - first_row_) << 16;
+    row_tile_ = (tile_ + source) * kTile;
+    slots_before_ = before - first_row_;
   }
   __device__ bool next_tiles() {
     const int lane = threadIdx.x % 32;
@@ -110,12 +108,13 @@ class RowStages {
     }
     const Segment* segments =
         segments_of(launch_, place_.head + member_, place_.key_tile) + place_.document.row_tile_begin + tile_;
-    segment_ = tile_ + lane < tiles ? segments[lane] : Segment::of(0, 0, 0);
-    const int own_rows = __popcll(segment_.rows);
-    pairs_end_ = sum_up_to_lane(segment_.count());
-    rows_before_ = sum_up_to_lane(own_rows);
+    const Segment segment = tile_ + lane < tiles ? segments[lane] : Segment{};
+    place_of_pairs_ = segment.place;
+    pairs_end_ = sum_up_to_lane(place_of_pairs_.count());
+    own_rows_ = __popcll(segment.rows);
+    rows_before_ = sum_up_to_lane(own_rows_);
     rows_ = __shfl_sync(0xFFFFFFFFU, rows_before_, 31);
-    rows_before_ -= own_rows;
+    rows_before_ -= own_rows_;
     return true;
   }
 
@@ -125,12 +124,14 @@ class RowStages {
   int rows_ = 0;       ///< of the row tiles
   int first_row_ = 0;  ///< of the stage
   // The thread's pair, and what the warp still has of the stage's:
-  Pair pair_;
-  int row_ = 0, next_pair_ = 0, end_ = 0;
+  Pair pair_ = {};
+  int row_tile_ = 0;      ///< the first of its rows
+  int slots_before_ = 0;  ///< those of the stage's rows before its row tile; negative: rows before the stage
+  int next_pair_ = 0, end_ = 0;
   // Of the lane's row tile:
-  Segment segment_;
-  int pairs_end_ = 0;    ///< pairs up to its end
-  int rows_before_ = 0;  ///< rows before it
+  PlaceOfPairs place_of_pairs_ = {};
+  int pairs_end_ = 0;                   ///< pairs up to its end
+  int own_rows_ = 0, rows_before_ = 0;  ///< rows with pairs, and those before it
 };
 
 /// Copies rows of `columns` numbers to a stage's slots, of which the first `count` have the numbers in
@@ -229,7 +230,7 @@ __device__ inline void add_stage(const PairKeysBlock<T, head_dim>& block, int bu
   using Layout = PairKeys<T, head_dim>;
   const uint32_t weights = shared_address(block.weights(buffer, block.role()));
   const uint32_t rows = shared_address(block.stage(buffer, block.role()));
-#pragma unroll 2
+#pragma unroll(Layout::kUnroll)
   for (int k = 0; k < kSlots / 16; ++k) {
     const Fragment a[2] = {Layout::Weights::left(weights, block.warp_key(), k * 16),
                            Layout::Weights::left(weights, block.warp_key() + 16, k * 16)};
@@ -295,33 +296,38 @@ __global__ void __launch_bounds__(kPairThreads, (PairKeys<T, head_dim>::kBlocks)
     place.sources[1] = RowSource::of<T>(p.query, place.batch, head, token, place.first_column);
   }
   __syncthreads();
-  if (place.key_tile * kTile >= place.document.k_length || !place.ways.pairs) return;
+  if (place.key_tile * kTile >= place.document.k_length || !place.ways.pairs) {
+    leave_without_work();
+    return;
+  }
   const PairKeysBlock<T, head_dim> block{launch, place, rows, shared};
   RowStages stages(launch, place);
   KeySums<Layout::kChunk> sums = {};
   block.clear_weights(0);
   block.clear_weights(1);
-  bool there = stages.next(), more = false;
+  wait_for_kernels_before();
+  let_next_kernel_begin();
+  stages.next();
   __syncthreads();
-  if (there) {
+  int count = stages.rows(), member = stages.member();
+  if (count > 0) {
     block.scatter(stages, 0);
-    const int count = stages.rows(), member = stages.member();
-    more = stages.next();
+    stages.next();
     __syncthreads();
     block.gather(count, member, 0);
   }
 #pragma unroll 1
-  for (int buffer = 0; there; buffer = 1 - buffer) {
+  for (int buffer = 0; count > 0; buffer = 1 - buffer) {
     wait_copies<0>();
     __syncthreads();  // the stage is there, and the list of rows free
-    there = more;
-    const int count = stages.rows(), member = stages.member();
-    if (there) {
+    count = stages.rows();
+    member = stages.member();
+    if (count > 0) {
       block.scatter(stages, 1 - buffer);
-      more = stages.next();
+      stages.next();
     }
     __syncthreads();
-    if (there) block.gather(count, member, 1 - buffer);
+    if (count > 0) block.gather(count, member, 1 - buffer);
     add_stage(block, buffer, sums);
     block.clear_weights(buffer);
   }

@@ -19,11 +19,11 @@ template <typename T, int head_dim>
 struct PairRows : RowLanes<head_dim> {
   using RowLanes<head_dim>::kLanes;
   using RowLanes<head_dim>::kBatch;
-  static constexpr int kRowsOfWarp = kTile / kWarps;
-  static constexpr int kTermsOfWarp = kListOfRow + kBatch;  ///< filled up to a whole batch
-  static constexpr int kWarpBytes = kTermsOfWarp * 12;
-  static constexpr int kUnitsAt = kWarps * kWarpBytes;
-  static constexpr int kBlocks = head_dim <= 128 ? 8 : 4;
+  static constexpr int kRowsOfWarp = kTile / kRowWarps;
+  static constexpr int kTermsOfWarp = kSupportOfOneRow + kBatch;  ///< filled up to a whole batch
+  static constexpr int kWarpBytes = kTermsOfWarp * 8;
+  static constexpr int kUnitsAt = kRowWarps * kWarpBytes;
+  static constexpr int kBlocks = (head_dim <= 128 ? 32 : 16) / kRowWarps;
 };
 
 /// What a block knows of a key tile.
@@ -49,23 +49,25 @@ struct PairRowsBlock {
   char* shared;
 
   // Of the warp's row:
-  __device__ int* keys() const {
-    return reinterpret_cast<int*>(shared + threadIdx.x / 32 * Layout::kWarpBytes);
+  __device__ uint32_t* entries() const {
+    return reinterpret_cast<uint32_t*>(shared + threadIdx.x / 32 * Layout::kWarpBytes);
   }
-  __device__ float* us() const { return reinterpret_cast<float*>(keys() + Layout::kTermsOfWarp); }
-  __device__ float* products() const { return us() + Layout::kTermsOfWarp; }  ///< dP, then dS
+  __device__ float* products() const {  ///< dP, then dS
+    return reinterpret_cast<float*>(entries() + Layout::kTermsOfWarp);
+  }
   __device__ UnitOfRows* units() const { return reinterpret_cast<UnitOfRows*>(shared + Layout::kUnitsAt); }
 };
 
 /// Counts pairs with each key tile, writes the segments and where pairs go. own_row: of the warp's rows,
-/// kWarps apart, that of row i in lane i. The block meets.
+/// kRowWarps apart, that of row i in lane i. The block meets.
 template <typename T, int head_dim>
 __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint32_t own_row, int row_tile,
                                    int head) {
+  using Layout = PairRows<T, head_dim>;
   constexpr int kAhead = 4;  // rows whose first 64 entries are loaded at once
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tiles = block.place.key_tiles;
   UnitOfRows* units = block.units();
-  for (int i = threadIdx.x; i < tiles; i += kThreads) units[i] = {0, 0};
+  for (int i = threadIdx.x; i < tiles; i += kRowThreads) units[i] = {0, 0};
   __syncthreads();
   const auto count_entry = [&](int row, uint32_t entry) {
     UnitOfRows& unit = units[SupportEntry::key(entry) / kTile];
@@ -73,7 +75,7 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
     atomicOr(reinterpret_cast<uint32_t*>(&unit.rows) + row / 32, 1U << row % 32);
   };
 #pragma unroll 1
-  for (int begin = 0; begin < PairRows<T, head_dim>::kRowsOfWarp; begin += kAhead) {
+  for (int begin = 0; begin < Layout::kRowsOfWarp; begin += kAhead) {
     uint32_t entries[kAhead][2];  // 0: none
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -84,7 +86,7 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int number = (begin + i) * kWarps + warp;
+      const int number = (begin + i) * kRowWarps + warp;
 #pragma unroll
       for (int j = 0; j < 2; ++j)
         if (entries[i][j] != 0) count_entry(number, entries[i][j]);
@@ -95,10 +97,10 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
     }
   }
   __syncthreads();
-  __shared__ int of_warps[kWarps];
+  __shared__ int of_warps[kRowWarps];
   int before = 0;  // pairs with key tiles below `base`
 #pragma unroll 1
-  for (int base = 0; base < tiles; base += kThreads) {
+  for (int base = 0; base < tiles; base += kRowThreads) {
     const int tile = base + static_cast<int>(threadIdx.x);
     const UnitOfRows unit = tile < tiles ? units[tile] : UnitOfRows{0, 0};
     const int sum = sum_up_to_lane(unit.next);
@@ -106,13 +108,13 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
     __syncthreads();
     int first = before + sum - unit.next;
 #pragma unroll
-    for (int of = 0; of < kWarps; ++of) {
+    for (int of = 0; of < kRowWarps; ++of) {
       if (of < warp) first += of_warps[of];
       before += of_warps[of];
     }
     __syncthreads();
     if (tile >= tiles) continue;
-    segments_of(block.launch, head, tile)[row_tile] = Segment::of(first, unit.next, unit.rows);
+    segments_of(block.launch, head, tile)[row_tile] = {PlaceOfPairs::of(first, unit.next), unit.rows};
     units[tile].next = first;
   }
   __syncthreads();
@@ -122,14 +124,11 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
 template <typename T, int head_dim>
 __device__ inline void load_support(const PairRowsBlock<T, head_dim>& block, SupportOfRow row) {
   const int lane = threadIdx.x % 32, count = row.count();
+  uint32_t* entries = block.entries();
 #pragma unroll 1
-  for (int at = lane; at < count; at += 32) {
-    const uint32_t entry = block.support.entries[row.first() + at];
-    block.keys()[at] = SupportEntry::key(entry);
-    block.us()[at] = SupportEntry::u(entry);
-  }
+  for (int at = lane; at < count; at += 32) entries[at] = block.support.entries[row.first() + at];
   __syncwarp();
-  if (lane < PairRows<T, head_dim>::kBatch) block.keys()[count + lane] = block.keys()[count - 1];
+  if (lane < PairRows<T, head_dim>::kBatch) entries[count + lane] = entries[count - 1];
   __syncwarp();
 }
 
@@ -138,8 +137,10 @@ template <typename T, int head_dim, typename Take>
 __device__ inline void gather_keys(const PairRowsBlock<T, head_dim>& block, const RowSource& source,
                                    int count, Take take) {
   using Layout = PairRows<T, head_dim>;
-  Layout::gather(source.at<T>(Layout::has_columns() ? Layout::column() : 0), source.row_stride, block.keys(),
-                 count, take);
+  const uint32_t* entries = block.entries();
+  Layout::gather(
+      source.at<T>(Layout::has_columns() ? Layout::column() : 0), source.row_stride,
+      [&](int i) { return SupportEntry::key(entries[i]); }, count, take);
 }
 
 /// The sum of four numbers each over a group's lanes: that of number `own`, in each lane.
@@ -190,11 +191,12 @@ template <Power power, typename T, int head_dim>
 __device__ inline void take_pairs(const PairRowsBlock<T, head_dim>& block, int row, int count) {
   const int lane = threadIdx.x % 32;
   const float exponent = block.launch.exponent;
+  const uint32_t* entries = block.entries();
   float* products = block.products();
   float weight = 0, product = 0;
 #pragma unroll 1
   for (int at = lane; at < count; at += 32) {
-    const float w = slope_weight<power>(block.us()[at], exponent);
+    const float w = slope_weight<power>(SupportEntry::u(entries[at]), exponent);
     weight += w;
     product = fmaf(w, products[at], product);
   }
@@ -204,11 +206,15 @@ __device__ inline void take_pairs(const PairRowsBlock<T, head_dim>& block, int r
     product += __shfl_xor_sync(0xFFFFFFFFU, product, step);
   }
   const float delta = product / weight;
+  const uint64_t rows_before = (uint64_t{1} << row) - 1;
 #pragma unroll 1
   for (int at = lane; at < count; at += 32) {
-    const int key = block.keys()[at];
-    const float u = block.us()[at], w = slope_weight<power>(u, exponent), ds = w * (products[at] - delta);
-    block.pairs[atomicAdd(&block.units()[key / kTile].next, 1)] = Pair::of<T>(row, key, u * w, ds);
+    const int key = SupportEntry::key(entries[at]);
+    const float u = SupportEntry::u(entries[at]), w = slope_weight<power>(u, exponent),
+                ds = w * (products[at] - delta);
+    UnitOfRows& unit = block.units()[key / kTile];
+    const int rank = __popcll(unit.rows & rows_before);
+    block.pairs[atomicAdd(&unit.next, 1)] = Pair::of<T>(row, rank, key, u * w, ds);
     products[at] = ds;
   }
   if (lane < PairRows<T, head_dim>::kBatch) products[count + lane] = 0;
@@ -265,14 +271,17 @@ __device__ inline void take_row_of_pairs(const PairRowsBlock<T, head_dim>& block
 }
 
 template <typename T, int head_dim>
-__global__ void __launch_bounds__(kThreads, (PairRows<T, head_dim>::kBlocks))
+__global__ void __launch_bounds__(kRowThreads, (PairRows<T, head_dim>::kBlocks))
     entmax_pair_rows_kernel(const __grid_constant__ Launch launch, BlockOrder order) {
+  using Layout = PairRows<T, head_dim>;
   extern __shared__ __align__(16) char shared[];
   __shared__ __align__(16) char place_memory[sizeof(RowPlace)];
   __shared__ RowSource keys, values;
   const RowPlace& place = *reinterpret_cast<const RowPlace*>(place_memory);
   const EntmaxAttentionParams& p = launch.params;
   const auto [row_tile, head] = row_place(launch, order);
+  wait_for_kernels_before();
+  let_next_kernel_begin();
   if (threadIdx.x == 0) {
     new (place_memory) RowPlace(place_of_listed(launch, row_tile, head, kTile));
     keys = RowSource::of<T>(p.key, place.batch, place.kv_head, place.document.k_begin, 0);
@@ -287,17 +296,17 @@ __global__ void __launch_bounds__(kThreads, (PairRows<T, head_dim>::kBlocks))
   const int64_t kv_index = int64_t{place.batch} * p.shape.kv_heads + place.kv_head;
   if (!BackwardWays::of_group(p, kv_index).pairs) return;
   if (!BackwardWays::of_head(p, place.head_index).pairs || block.support.rows[0] == kNoSupport) {
-    for (int tile = threadIdx.x; tile < place.key_tiles; tile += kThreads)
-      segments_of(launch, head, tile)[row_tile] = Segment::of(0, 0, 0);
+    for (int tile = threadIdx.x; tile < place.key_tiles; tile += kRowThreads)
+      segments_of(launch, head, tile)[row_tile] = Segment{};
     return;
   }
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = lane * kWarps + warp;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = lane * kRowWarps + warp;
   const uint32_t own_row = own < place.rows ? block.support.rows[own] : 0;
   const float own_tau = p.tau[place.row_index + min(own, place.rows - 1)];
   place_pairs(block, own_row, row_tile, head);
 #pragma unroll 1
-  for (int i = 0; i * kWarps + warp < place.rows; ++i)
-    take_row_of_pairs(block, i * kWarps + warp, SupportOfRow{__shfl_sync(0xFFFFFFFFU, own_row, i)},
+  for (int i = 0; i * kRowWarps + warp < place.rows; ++i)
+    take_row_of_pairs(block, i * kRowWarps + warp, SupportOfRow{__shfl_sync(0xFFFFFFFFU, own_row, i)},
                       __shfl_sync(0xFFFFFFFFU, own_tau, i));
 }
 

@@ -18,21 +18,27 @@
 /// entmax_backward.cuh: most instructions are not products. (3) So rows as in (1) and keys as in (2), pairs
 /// of a stage loaded a stage ahead: 0.23, 1.38, 0.40 and 0.28, 2.14, 0.44. Rows are at 6 TB/s from the L2
 /// cache, and lose a third at 16384 tokens where the heads that are taken together do not fit there
-/// (BlockOrder). Tried and left: rows loaded from memory straight into fragments of tensor cores, no
-/// unpacking and no sums over lanes; a load then touches four rows at once, and the L1 cache's tags are the
-/// limit: 0.30 instead of 0.23, and 0.24 instead of 0.16 for sparse output.
+/// (BlockOrder). (4) Blocks of 8 warps and 8 bytes a key in shared memory leave 150 KiB of L1 cache, where a
+/// fifth of what is gathered is found; a bf16 pair is unpacked by two instructions instead of three,
+/// an address made by one or two; pairs know the rank of their row, so that nothing that is loaded for the
+/// stage after the next has to be waited for; heads in smaller groups: 0.19, 0.90, 0.32 and 0.24, 1.83, 0.39.
+/// Tried and left: rows loaded from memory straight into fragments of tensor cores, no unpacking and no sums
+/// over lanes; a load then touches four rows at once, and the L1 cache's tags are the limit: 0.30 instead of
+/// 0.23, and 0.24 instead of 0.16 for sparse output.
 namespace asplash::kernels::portable {
 
-/// A pair: the row of its tile, the key of its tile; p and dS as they are multiplied.
+/// A pair: the row of its tile, which of the rows that have pairs with the key tile that is, the key of its
+/// tile; p and dS as they are multiplied.
 struct __align__(8) Pair {
   uint32_t place, value;
 
   template <typename T>
-  static __device__ Pair of(int row, int key, float p, float ds) {
-    return {static_cast<uint32_t>(row | key % kTile << 6), Element<T>::pack(p, ds)};
+  static __device__ Pair of(int row, int rank, int key, float p, float ds) {
+    return {static_cast<uint32_t>(row | rank << 6 | key % kTile << 12), Element<T>::pack(p, ds)};
   }
   __device__ int row() const { return static_cast<int>(place & 63); }
-  __device__ int key() const { return static_cast<int>(place >> 6 & 63); }
+  __device__ int rank() const { return static_cast<int>(place >> 6 & 63); }
+  __device__ int key() const { return static_cast<int>(place >> 12); }
 };
 static_assert(kTile == 64);
 
@@ -53,16 +59,20 @@ inline int paired_kv_heads(const EntmaxAttentionShape& s) {
   return static_cast<int>(std::min(int64_t{s.batch} * s.kv_heads, std::max<int64_t>(kListedRows / rows, 1)));
 }
 
-/// A row tile's pairs with a key tile: where they are among those of the row tile, and the rows they have.
-struct __align__(16) Segment {
-  uint32_t place;  ///< the first, and how many
-  uint64_t rows;   ///< bits
+/// Where a row tile's pairs with a key tile are among those of the row tile.
+struct PlaceOfPairs {
+  uint32_t word;
 
-  static __device__ Segment of(int first, int count, uint64_t rows) {
-    return {static_cast<uint32_t>(first) | static_cast<uint32_t>(count) << 16, rows};
+  static __device__ PlaceOfPairs of(int first, int count) {
+    return {static_cast<uint32_t>(first) | static_cast<uint32_t>(count) << 16};
   }
-  __device__ int first() const { return static_cast<int>(place & 0xFFFF); }
-  __device__ int count() const { return static_cast<int>(place >> 16); }
+  __device__ int first() const { return static_cast<int>(word & 0xFFFF); }
+  __device__ int count() const { return static_cast<int>(word >> 16); }
+};
+/// A row tile's pairs with a key tile, and the rows they have (bits).
+struct __align__(16) Segment {
+  PlaceOfPairs place;
+  uint64_t rows;
 };
 /// Of all row tiles with a key tile; `head`: from first_head on.
 __device__ inline Segment* segments_of(const Launch& launch, int head, int key_tile) {

@@ -169,10 +169,12 @@ __device__ inline void take_rows(const Launch& launch, int block, int head, int 
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads) key_facts_kernel(const __grid_constant__ Launch launch) {
   const EntmaxAttentionParams& p = launch.params;
+  wait_for_kernels_before();
+  let_next_kernel_begin();
   if (p.support != nullptr && blockIdx.x == 0) {
     const int group = p.shape.heads / p.shape.kv_heads;
     for (int member = threadIdx.x; member < group; member += kThreads)
-      support_of_head(p, (int64_t{blockIdx.z} * p.shape.kv_heads + blockIdx.y) * group + member) = {0, 0, 0};
+      support_of_head(p, (int64_t{blockIdx.z} * p.shape.kv_heads + blockIdx.y) * group + member) = {};
   }
   take_key_tile<T, head_dim, false>(launch, blockIdx.x, blockIdx.y, blockIdx.z);
 }
@@ -186,25 +188,38 @@ __global__ void __launch_bounds__(kThreads, 4) backward_facts_kernel(const __gri
   const int block = blockIdx.x;
   if (block < key_blocks) {
     const int kv_head = block / key_tiles;
-    if (!BackwardWays::of_group(launch.params, int64_t{blockIdx.y} * shape.kv_heads + kv_head).tiles) return;
+    if (!BackwardWays::of_group(launch.params, int64_t{blockIdx.y} * shape.kv_heads + kv_head).tiles) {
+      leave_without_work();
+      return;
+    }
+    wait_for_kernels_before();
     take_key_tile<T, head_dim, true>(launch, block % key_tiles, kv_head, blockIdx.y);
     return;
   }
   constexpr int kRows = RowWalk<head_dim>::kRows;
   const int row_blocks = (shape.q_tokens + kRows - 1) / kRows, index = block - key_blocks;
   const int head = index / row_blocks;
-  if (!BackwardWays::of_head(launch.params, int64_t{blockIdx.y} * shape.heads + head).tiles) return;
+  if (!BackwardWays::of_head(launch.params, int64_t{blockIdx.y} * shape.heads + head).tiles) {
+    leave_without_work();
+    return;
+  }
+  wait_for_kernels_before();
   take_rows<T, head_dim>(launch, index % row_blocks, head, blockIdx.y);
 }
 
-/// dQ from its sums, of heads that go by tiles (rows with a support get theirs afterwards): a thread takes 8
-/// columns of several tokens of one head.
+/// dQ from its sums, of rows that go by tiles: a thread takes 8 columns of several tokens of one head.
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __grid_constant__ Launch launch) {
   using Walk = RowWalk<head_dim>;
   const EntmaxAttentionParams& p = launch.params;
   const int64_t head_index = int64_t{blockIdx.z} * p.shape.heads + blockIdx.y;
-  if (!Walk::has_unit() || !BackwardWays::of_head(p, head_index).tiles) return;
+  const BackwardWays ways = BackwardWays::of_head(p, head_index);
+  if (!ways.tiles) {
+    leave_without_work();
+    return;
+  }
+  wait_for_kernels_before();
+  if (!Walk::has_unit()) return;
   const int64_t kv_index =
       int64_t{blockIdx.z} * p.shape.kv_heads + blockIdx.y / (p.shape.heads / p.shape.kv_heads);
   const int first = blockIdx.x * Walk::kRows + Walk::first_row();
@@ -231,7 +246,7 @@ __global__ void __launch_bounds__(kThreads) finish_grad_query_kernel(const __gri
 #pragma unroll
   for (int pass = 0; pass < Walk::kPasses; ++pass) {
     const int token = first + pass * Walk::kAtOnce;
-    if (token >= p.shape.q_tokens) continue;
+    if (token >= p.shape.q_tokens || (ways.pairs && !row_is_lost(p, head_index, token))) continue;
     const unsigned long long pairs[4] = {sums[pass][0].x, sums[pass][0].y, sums[pass][1].x, sums[pass][1].y};
     float x[8];
 #pragma unroll

@@ -5,11 +5,16 @@
 /// Rows that are gathered from global memory by their numbers.
 namespace asplash::kernels::portable {
 
-/// address + number * bytes, in one instruction.
+/// Warps of a block whose warps take rows one at a time. Two such blocks of 16 warps on a multiprocessor were
+/// as fast as four of 8, one of 32 a sixth slower, eight of 4 a tenth: less of what rows of a tile share is
+/// in the L1 cache then.
+constexpr int kRowWarps = 8, kRowThreads = kRowWarps * 32;
+
+/// address + number * bytes: an instruction. (As mad.wide in PTX it becomes three, in plain C++ two.)
 __device__ inline uint64_t address_of(uint64_t address, uint32_t number, uint32_t bytes) {
-  uint64_t result;
-  asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(result) : "r"(number), "r"(bytes), "l"(address));
-  return result;
+  uint64_t product;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(number), "r"(bytes));
+  return address + product;
 }
 
 /// How a warp takes gathered rows: kAtOnce of them, a group of lanes each, 8 columns a lane, by batches whose
@@ -27,18 +32,17 @@ struct RowLanes {
   static __device__ bool has_columns() { return head_dim % (kLanes * 8) == 0 || column() < head_dim; }
 
   /// Calls take(first, units) for each batch of `count` rows; units: this lane's 16 bytes of its group's.
-  /// `at`: the lane's of row 0; numbers: of the rows, filled up to a whole batch.
-  template <typename Take>
-  static __device__ void gather(uint64_t at, uint32_t stride, const int* numbers, int count, Take take) {
-    asm volatile("" : "+l"(at));
-    numbers += group();
+  /// `at`: the lane's of row 0; number(i): of the i-th row, for all of the last batch, too.
+  template <typename Number, typename Take>
+  static __device__ void gather(uint64_t at, uint32_t stride, Number number, int count, Take take) {
+    const int own = group();
 #pragma unroll 1
     for (int first = 0; first < count; first += kBatch) {
       uint4 units[kUnroll];
 #pragma unroll
       for (int i = 0; i < kUnroll; ++i)
         units[i] = __ldg(reinterpret_cast<const uint4*>(
-            address_of(at, static_cast<uint32_t>(numbers[first + i * kAtOnce]), stride)));
+            address_of(at, static_cast<uint32_t>(number(first + own + i * kAtOnce)), stride)));
       take(first, units);
     }
   }

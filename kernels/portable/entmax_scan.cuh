@@ -244,6 +244,8 @@ __device__ void load_queries(Block& block, typename Block::Rows& state) {
       token_pointer<T>(query, place.batch, place.head, place.document.q_begin + place.row0),
       query.token_stride, place.rows);
   commit_copies();
+  wait_for_kernels_before();
+  let_next_kernel_begin();
   float key_norm = 0;
   for (int tile = threadIdx.x % 32; tile < place.key_tiles; tile += 32)
     key_norm = fmaxf(key_norm, block.launch.key_facts[place.facts_at + tile].key_norm);
@@ -287,7 +289,10 @@ __global__ void __launch_bounds__(kThreads, (Scan<T, head_dim, row_tiles>::kBloc
     new (place_memory) RowPlace(place_of_listed(launch, at.tile, at.head, Layout::kRows));
   }
   __syncthreads();
-  if (place.rows == 0 || place.row0 % Layout::kRows != 0) return;
+  if (place.rows == 0 || place.row0 % Layout::kRows != 0) {
+    leave_without_work();
+    return;
+  }
   Block block{launch,
               place,
               histogram_format(place.document.k_length),

@@ -13,6 +13,8 @@ namespace asplash::kernels::portable {
 
 /// Documents of at most so many keys have a support.
 constexpr int kMaximalUnits = 1024;
+/// Rows with more keys than this lose their row tile's: what a warp of the backward has room for.
+constexpr int kSupportOfOneRow = 256;
 constexpr int kMaximalKeys = kMaximalUnits * kTile;
 
 /// An entry: the key in the high half, u, which is at most 1, in the low one. Entries have weight: none is
@@ -40,7 +42,7 @@ struct SupportOfRow {
   __device__ int count() const { return static_cast<int>(word >> 16); }
 };
 static_assert(kTile * kSupportOfRow < 0xFFFF);
-constexpr uint32_t kNoSupport = 0xFFFFFFFF;  ///< in the first row's place: the row tile is lost
+constexpr uint32_t kNoSupport = 0xFFFFFFFF;  ///< in a row's place: its row tile is lost
 
 /// A row tile's support.
 struct SupportTile {
@@ -58,13 +60,23 @@ struct SupportOfHead {
   uint32_t lost;           ///< row tiles
   uint32_t pairs;          ///< entries of the other row tiles
   uint32_t rows_of_tiles;  ///< their row bits that are set: rows that may have weight in a key tile
+  uint32_t without_mean;   ///< row tiles, not lost, of which some row has no mean
 };
+constexpr int kWordsOfHead = sizeof(SupportOfHead) / sizeof(uint32_t);
 __device__ inline SupportOfHead& support_of_head(const EntmaxAttentionParams& p, int64_t head_index) {
-  return *reinterpret_cast<SupportOfHead*>(p.support + (head_index + 1) * p.shape.support_words() - 3);
+  return *reinterpret_cast<SupportOfHead*>(p.support + (head_index + 1) * p.shape.support_words() -
+                                           kWordsOfHead);
 }
-__device__ inline void lose_support(SupportTile tile, const EntmaxAttentionParams& p, int64_t head_index) {
-  tile.rows[0] = kNoSupport;
-  atomicAdd(&support_of_head(p, head_index).lost, 1U);
+/// By a block, for a row tile of `rows` rows.
+__device__ inline void lose_support(SupportTile tile, int rows, const EntmaxAttentionParams& p,
+                                    int64_t head_index) {
+  if (static_cast<int>(threadIdx.x) < rows) tile.rows[threadIdx.x] = kNoSupport;
+  if (threadIdx.x == 0) atomicAdd(&support_of_head(p, head_index).lost, 1U);
+}
+/// Whether the pairs of a row, by its token, are left to the kernels that take whole tiles, in a head that
+/// goes both ways.
+__device__ inline bool row_is_lost(const EntmaxAttentionParams& p, int64_t head_index, int token) {
+  return p.support[head_index * p.shape.support_words() + token] == kNoSupport;
 }
 
 /// Which kernels of the backward have work: of a head, or of all query heads of a key/value head.
@@ -74,8 +86,9 @@ struct BackwardWays {
   static __device__ BackwardWays of_head(const EntmaxAttentionParams& p, int64_t head_index) {
     if (p.support == nullptr) return {true, false};
     const SupportOfHead head = support_of_head(p, head_index);
-    const bool pairs = head.pairs > 0 && head.pairs <= int64_t{p.pairs_of_row} * head.rows_of_tiles &&
-                       2 * int64_t{head.lost} <= p.shape.row_tiles();
+    const bool cheaper = head.pairs > 0 && head.pairs <= int64_t{p.pairs_of_row} * head.rows_of_tiles &&
+                         2 * int64_t{head.lost} <= p.shape.row_tiles();
+    const bool pairs = cheaper || head.without_mean > 0;  // tiles need means
     return {head.lost != 0 || !pairs, pairs};
   }
   static __device__ BackwardWays of_group(const EntmaxAttentionParams& p, int64_t kv_index) {

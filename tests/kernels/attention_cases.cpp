@@ -170,6 +170,10 @@ void add_scores(std::vector<AttentionCase>& cases) {
   cases.push_back({"scores_large_and_equal", plain(300), 1, scores([](int) { return 8192; })});
   cases.push_back({"scores_thousands", with(square(300, 64), [](auto& p) { p.batch = 2; }), 1000});
   cases.push_back({"scores_near_equal", square(500), 0.001});
+  // Around what there is room for in the support.
+  for (const double spread : {0.25, 0.3, 0.35, 0.4})
+    cases.push_back(
+        {"scores_of_spread_" + std::to_string(static_cast<int>(spread * 100)), square(900, 64, 2), spread});
   // Row tiles whose support is too large for lists among others: the backward of a head goes both ways.
   cases.push_back({"scores_equal_for_some", with(square(900, 64, 4), [](auto& p) { p.kv_heads = 2; }), 2,
                    [](const auto& p, auto& in) {

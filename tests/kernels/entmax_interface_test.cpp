@@ -62,7 +62,7 @@ TEST(EntmaxInterface, RefusesParametersOutOfRange) {
   refused("an unaligned stride", [](auto& p) { p.value.token_stride += 1; });
   refused("documents without offsets", [](auto& p) { p.shape.documents = 3; });
   refused("three row tiles a block", [](auto& p) { p.scan_row_tiles = 3; });
-  refused("fewer than no pairs of a row", [](auto& p) { p.pairs_of_row = -1; });
+  refused("fewer than no pairs of a row", [](auto& p) { p.pairs_of_row = -2; });
   refused("an unaligned support", [](auto& p) { p.support = reinterpret_cast<uint32_t*>(uintptr_t{4100}); });
   refused("values that are too far apart", [](auto& p) { p.value.token_stride = int64_t{1} << 30; });
 }
@@ -100,10 +100,10 @@ TEST(EntmaxInterface, TilesAreCounted) {
 TEST(EntmaxInterface, SupportIsCounted) {
   EntmaxAttentionShape shape = shape_of(ElementType::bf16, problem(129, 4097));
   EXPECT_EQ(shape.support_of_row(), 96);
-  EXPECT_EQ(shape.support_words(), 129 + 129 * 96 + 3) << "a word a row, a word a key, three a head";
+  EXPECT_EQ(shape.support_words(), 129 + 129 * 96 + 4) << "a word a row, a word a key, four a head";
   EXPECT_EQ(shape.support_size(), int64_t{2} * 4 * shape.support_words());
   shape.documents = 100;
-  EXPECT_EQ(shape.support_words(), 129 + 129 * 96 + 3) << "however many documents there are";
+  EXPECT_EQ(shape.support_words(), 129 + 129 * 96 + 4) << "however many documents there are";
   shape.k_tokens = 10;
   EXPECT_EQ(shape.support_of_row(), 10) << "no row has more keys";
   shape.type = ElementType::fp32;

@@ -234,7 +234,7 @@ ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const
     const auto at_most = [&](int64_t limit) { return (limit / begun).min(1); };  // 1 if begun <= limit
     const c10::SymInt row_bytes = 1 + at_most(4) + 2 * at_most(2) + 4 * at_most(1);
     words = (words + 1) / 2 * 2 + (key_tiles * row_bytes + 7) / 8 * 2;
-    support_words = q_tokens * (1 + k_tokens.min(kEntmaxSupport)) + 3;
+    support_words = q_tokens * (1 + k_tokens.min(kEntmaxSupport)) + 4;
   }
   return {out,
           tau,

@@ -140,6 +140,13 @@ at::Tensor empty_tile_mask(const EntmaxAttentionShape& shape, const at::Tensor& 
                    query.options().dtype(at::kInt));
 }
 
+/// Of means not every row is written. PyTorch fills memory with NaN where all shall be the same every time,
+/// but what compares results takes no NaN for another.
+at::Tensor empty_means(const at::Tensor& query) {
+  return at::globalContext().deterministicAlgorithms() ? at::zeros(query.sizes(), query.options())
+                                                       : at::empty(query.sizes(), query.options());
+}
+
 std::vector<int64_t> support_sizes(const EntmaxAttentionShape& shape) {
   return {shape.batch, shape.heads, shape.support_words()};
 }
@@ -220,7 +227,7 @@ EntmaxForward entmax_forward_kernels(const EntmaxArguments& arguments, bool with
   const EntmaxAttentionShape shape = shape_of(arguments);
   const at::Tensor tile_mask = empty_tile_mask(shape, query);
   if (for_backward)
-    result.means = {at::empty(query.sizes(), query.options()), at::empty(rows, fp32), tile_mask,
+    result.means = {empty_means(query), at::empty(rows, fp32), tile_mask,
                     at::empty(support_sizes(shape), query.options().dtype(at::kInt))};
   if (is_empty(arguments)) {
     fill_without_keys(result);

@@ -76,9 +76,9 @@ struct EntmaxAttentionShape {
   constexpr int support_of_row() const {
     return type == ElementType::fp32 ? 0 : k_tokens < kSupportOfRow ? k_tokens : kSupportOfRow;
   }
-  /// Of a (batch, head): a word a row, a word for each of those keys, and three for the head.
+  /// Of a (batch, head): a word a row, a word for each of those keys, and four for the head.
   constexpr int64_t support_words() const {
-    return type == ElementType::fp32 ? 0 : int64_t{q_tokens} * (1 + support_of_row()) + 3;
+    return type == ElementType::fp32 ? 0 : int64_t{q_tokens} * (1 + support_of_row()) + 4;
   }
   constexpr int64_t support_size() const { return int64_t{batch} * heads * support_words(); }
   /// Key tiles of one document, at most.
@@ -107,7 +107,7 @@ struct EntmaxAttentionParams {
   AttentionTensor out;
   float* tau = nullptr;  ///< [batch, heads, q_tokens]; +infinity for rows without keys, NaN for broken rows
   /// For the backward, both or (no backward follows) neither: mean [batch, heads, q_tokens, head_dim],
-  /// 16-byte aligned, and sum_j w_ij [batch, heads, q_tokens].
+  /// 16-byte aligned, and sum_j w_ij [batch, heads, q_tokens]. Rows whose support says more have no mean.
   void* mean_value = nullptr;
   float* weight_sum = nullptr;
   /// [batch, heads, row_tiles, mask_words], 8-byte aligned: bit j of a row tile is set if key tile j may hold
@@ -118,10 +118,11 @@ struct EntmaxAttentionParams {
   /// keys with weight, so that the backward costs what the support does. nullptr in both calls: it goes by
   /// tiles.
   uint32_t* support = nullptr;
-  /// Of the backward: where a head's rows have more keys with weight than this, in the mean, in each key tile
-  /// of which they have any, it goes by tiles, which then cost less. 0: everywhere; 64: nowhere, if the
-  /// support fits.
-  int pairs_of_row = 4;
+  /// Where a head's rows have more keys with weight than this, in the mean, in each key tile of which they
+  /// have any, its backward goes by tiles, which then cost less; unless the forward, by three quarters of
+  /// this, has left out some row's mean. 0: everywhere; 64: nowhere, if the support fits; -1: 4 for a
+  /// head_dim of up to 64, 8 beyond, as measured (docs/kernels.md).
+  int pairs_of_row = -1;
   unsigned long long* statistics = nullptr;  ///< nullptr, or EntmaxStatistics::kCounters
   /// How many row tiles a block of the forward's scan takes, where kernels of both kinds exist (16-bit types,
   /// head_dim up to 128): 1, 2, or 0: whichever is faster. Results agree within rounding.
