@@ -139,7 +139,7 @@ bool valid(const EntmaxAttentionParams& p) {
   };
   return s.batch > 0 && s.heads > 0 && s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.q_tokens >= 0 &&
          s.k_tokens >= 0 && s.documents >= 0 && p.alpha > 1 && p.alpha <= 2 && p.scan_row_tiles >= 0 &&
-         p.scan_row_tiles <= 2 && p.pairs_of_row >= -1 && p.workspace != nullptr &&
+         p.scan_row_tiles <= 2 && p.pairs_of_row >= -1 && p.pairs_of_row <= kTile && p.workspace != nullptr &&
          reinterpret_cast<uintptr_t>(p.workspace) % 256 == 0 && (p.cu_q != nullptr) == (s.documents > 0) &&
          (p.cu_k != nullptr) == (s.documents > 0) && (s.documents == 0 || s.batch == 1) && s.heads <= 65535 &&
          s.batch <= 65535 && well_formed(p.query, s.q_tokens) && well_formed(p.key, s.k_tokens) &&

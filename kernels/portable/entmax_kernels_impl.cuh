@@ -31,7 +31,9 @@ cudaError_t launch_threads(int threads, Kernel kernel, dim3 grid, int shared_byt
   config.stream = stream;
   config.attrs = &early;
   config.numAttrs = compiled.ptxVersion >= 90 ? 1 : 0;  // the kernel waits by itself (launch.cuh)
-  return cudaLaunchKernelEx(&config, kernel, launch, arguments...);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, launch, arguments...);
+  cudaGetLastError();  // it is returned: no later call shall find it
+  return error;
 }
 template <typename Kernel, typename... Arguments>
 cudaError_t launch_kernel(Kernel kernel, dim3 grid, int shared_bytes, cudaStream_t stream,
@@ -77,8 +79,8 @@ cudaError_t choose_scan(const Launch& launch, int heads, cudaStream_t stream) {
   return launch_scan<T, head_dim, 1>(launch, heads, stream);
 }
 
-/// Where pairs do not fit into a block's shared memory (99 KiB and heads of 128), all goes by tiles: neither
-/// call has a support.
+/// Where pairs do not fit into a block's shared memory (99 KiB, heads of 128 or 256), all goes by tiles:
+/// neither call has a support.
 template <typename T, int head_dim>
 cudaError_t choose_ways(Launch& launch) {
   int per_block = 0;

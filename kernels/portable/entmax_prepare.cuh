@@ -184,7 +184,7 @@ template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads, 4) backward_facts_kernel(const __grid_constant__ Launch launch) {
   const EntmaxAttentionShape& shape = launch.params.shape;
   const int key_tiles = shape.key_tiles();
-  const int key_blocks = shape.k_tokens > 0 ? key_tiles * shape.kv_heads : 0;  // as in launch_backward
+  const int key_blocks = shape.k_tokens > 0 ? key_tiles * shape.kv_heads : 0;  // as in launch_tiles
   const int block = blockIdx.x;
   if (block < key_blocks) {
     const int kv_head = block / key_tiles;

@@ -6,9 +6,10 @@
 /// u = z - tau. (z, tau: entmax_attention.h.)
 ///
 /// A row has one word (SupportOfRow) and room for support_of_row() entries, which the rows of a row tile that
-/// a warp of the forward takes share. If that is too little, or its rows have no lists, the row tile is lost:
-/// left to the kernels that take whole tiles (entmax_backward.cuh). So are all of a head where tiles cost
-/// less (pairs_of_row).
+/// a warp of the forward takes share. If that is too little, a row has more than kSupportOfOneRow, its rows
+/// have no lists or its document more than kMaximalKeys, the row tile is lost: left to the kernels that take
+/// whole tiles (entmax_backward.cuh). So are all of a head where tiles cost less (pairs_of_row), unless a
+/// mean was left out.
 namespace asplash::kernels::portable {
 
 /// Documents of at most so many keys have a support.
@@ -58,9 +59,9 @@ __device__ inline SupportTile support_tile(const EntmaxAttentionParams& p, int64
 /// What the backward decides by.
 struct SupportOfHead {
   uint32_t lost;           ///< row tiles
-  uint32_t pairs;          ///< entries of the other row tiles
+  uint32_t pairs;          ///< entries of the other row tiles, those of rows found broken included
   uint32_t rows_of_tiles;  ///< their row bits that are set: rows that may have weight in a key tile
-  uint32_t without_mean;   ///< row tiles, not lost, of which some row has no mean
+  uint32_t without_mean;   ///< row tiles, not lost, of which some row has no mean, or is broken
 };
 constexpr int kWordsOfHead = sizeof(SupportOfHead) / sizeof(uint32_t);
 __device__ inline SupportOfHead& support_of_head(const EntmaxAttentionParams& p, int64_t head_index) {

@@ -35,7 +35,7 @@ struct Launch {
   float* crowd = nullptr;  ///< [batch, heads, q_tokens]: at most so many scores lie between it and tau
   Find* lists = nullptr;   ///< [rows of some heads, kListOfRow]: scores above bounds, with their keys
   uint32_t* list_lengths = nullptr;  ///< [batch, heads, q_tokens]: a byte for each of a row's four lists
-  float* delta = nullptr;            ///< [batch, heads, q_tokens]: dO . mean
+  float* delta = nullptr;            ///< [batch, heads, q_tokens]: dO . mean; anything for rows without one
   float* row_bound =
       nullptr;  ///< [batch, heads, q_tokens]: times value_maximum and the column's, bounds dQ's sums
   int* broken_rows = nullptr;       ///< [batch, heads]: not 0 if a row may hold numbers that are not finite
@@ -53,12 +53,16 @@ struct Launch {
   Pair* pairs = nullptr;        ///< [heads, q_tokens, support_of_row()]
 };
 
-/// Programmatic dependent launch (CUDA programming guide; on Hopper and later; elsewhere kernels follow each
-/// other, and these functions do nothing): a kernel's blocks begin when those of the kernel before have all
-/// begun and let it, or ended. It waits for that one's end and memory before it reads or writes any that the
-/// other does. What came earlier is complete where the kernel before waited before it let this one begin.
-/// The first kernel of a call waits before all else, and so do pair rows, after which nothing of a forward is
-/// left to wait for.
+/// Programmatic dependent launch (CUDA programming guide; where kernels are compiled for compute capability
+/// 9.0 or later; elsewhere they follow each other, and these functions do nothing): a kernel's blocks begin
+/// when those of the kernel before have all begun and let it, or ended. It waits for that one's end and
+/// memory before it reads or writes any that the other does.
+///
+/// Before it waits, a kernel may read what was complete when the latest kernel began of which every block
+/// waits before it lets the next one begin: key facts (where documents' tiles begin; queries), sparse output
+/// (list lengths, for output), pair rows (all that a forward leaves). Blocks of the others may leave without
+/// waiting, so that nothing follows from their having begun. tile_offsets_kernel, copies and fp32 kernels are
+/// launched plainly: all before them is complete, and they are complete for all behind them.
 __device__ inline void wait_for_kernels_before() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();

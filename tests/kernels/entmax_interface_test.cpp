@@ -63,6 +63,7 @@ TEST(EntmaxInterface, RefusesParametersOutOfRange) {
   refused("documents without offsets", [](auto& p) { p.shape.documents = 3; });
   refused("three row tiles a block", [](auto& p) { p.scan_row_tiles = 3; });
   refused("fewer than no pairs of a row", [](auto& p) { p.pairs_of_row = -2; });
+  refused("more pairs of a row than keys of a tile", [](auto& p) { p.pairs_of_row = 65; });
   refused("an unaligned support", [](auto& p) { p.support = reinterpret_cast<uint32_t*>(uintptr_t{4100}); });
   refused("values that are too far apart", [](auto& p) { p.value.token_stride = int64_t{1} << 30; });
 }

@@ -35,8 +35,9 @@ constexpr int64_t kMaximalGatheredStride = int64_t{1} << 29;
 /// Rows and keys are taken in tiles of kTile, counted from each document's first token.
 constexpr int kTile = 64;
 
-/// The backward goes by a row's keys with weight where these are at most so many, in the mean over a quarter
-/// of its row tile. Row tiles with more, and those whose lists the forward lost, go by whole tiles.
+/// The backward goes by a row's keys with weight where these are at most so many, in the mean over an eighth
+/// of its row tile, and no more than 256 in one row. Row tiles with more, and those whose lists the forward
+/// lost, go by whole tiles.
 constexpr int kSupportOfRow = 96;
 
 struct EntmaxAttentionShape {
@@ -107,7 +108,8 @@ struct EntmaxAttentionParams {
   AttentionTensor out;
   float* tau = nullptr;  ///< [batch, heads, q_tokens]; +infinity for rows without keys, NaN for broken rows
   /// For the backward, both or (no backward follows) neither: mean [batch, heads, q_tokens, head_dim],
-  /// 16-byte aligned, and sum_j w_ij [batch, heads, q_tokens]. Rows whose support says more have no mean.
+  /// 16-byte aligned, and sum_j w_ij [batch, heads, q_tokens]. Rows of heads whose backward goes by the
+  /// support may be left without a mean: their memory is not written.
   void* mean_value = nullptr;
   float* weight_sum = nullptr;
   /// [batch, heads, row_tiles, mask_words], 8-byte aligned: bit j of a row tile is set if key tile j may hold
@@ -120,8 +122,8 @@ struct EntmaxAttentionParams {
   uint32_t* support = nullptr;
   /// Where a head's rows have more keys with weight than this, in the mean, in each key tile of which they
   /// have any, its backward goes by tiles, which then cost less; unless the forward, by three quarters of
-  /// this, has left out some row's mean. 0: everywhere; 64: nowhere, if the support fits; -1: 4 for a
-  /// head_dim of up to 64, 8 beyond, as measured (docs/kernels.md).
+  /// this, has left out some row's mean. At most 64. 0: everywhere; 64: nowhere, if the support fits; -1: 4
+  /// for a head_dim of up to 64, 8 beyond, as measured (docs/kernels.md).
   int pairs_of_row = -1;
   unsigned long long* statistics = nullptr;  ///< nullptr, or EntmaxStatistics::kCounters
   /// How many row tiles a block of the forward's scan takes, where kernels of both kinds exist (16-bit types,
