@@ -19,9 +19,15 @@ import json
 import os
 import sys
 import time
+import warnings
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-import torch  # noqa: E402
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+try:
+    import torch  # noqa: E402
+except ImportError as error:
+    sys.exit(f"bench_attention.py: {error}; it needs a Python with PyTorch 2.11, as scripts/test.sh sets one up: "
+             "~/.cache/asplash/torch-2.11.0/bin/python3")
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
@@ -224,7 +230,7 @@ def show(row, published=None):
 def main():
     options = parse()
     if not torch.cuda.is_available():
-        sys.exit("no CUDA device: nothing to time")
+        sys.exit("bench_attention.py: no CUDA device: nothing to time")
     if options.accuracy:
         missed = accuracy.run(impls.load(options.library, options.adasplash), options.captured,
                               options.cases)

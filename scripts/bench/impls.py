@@ -49,7 +49,8 @@ def passes(tensors, slopes=None):
 
 
 def own_version():
-    git = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "--short", "HEAD"],
+    """The checkout's commit, and whether files differ from it; the library is taken to be built from it."""
+    git = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty"],
                          capture_output=True, text=True, check=False)
     return git.stdout.strip()
 

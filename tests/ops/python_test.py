@@ -123,6 +123,14 @@ class PythonTest(unittest.TestCase):
                 torch.library.opcheck(ops.entmax_attention_backward.default,
                                       (torch.randn_like(out), *inputs, *saved), kwargs)
 
+    def test_refuses_tensors_without_memory_among_others(self):
+        query, key, value = make()
+        for name, call in (("query", lambda: attend(query, key.to("meta"), value)),
+                           ("query", lambda: attend(query, key, value, torch.ones(4, device="meta"))),
+                           ("key", lambda: attend(query.to("meta"), key, value.to("meta")))):
+            with self.assertRaisesRegex(RuntimeError, f"{name}: on {DEVICE}.*meta"):
+                call()
+
     def assert_compiles(self, backend):
         def block(query, key, value, slopes):
             mixed = ops.entmax_attention(query * 1.5, key, value, alibi_slopes=slopes)

@@ -199,12 +199,24 @@ BackwardResult backward(const at::Tensor& grad_out, const at::Tensor& query, con
 // ---- Fake tensors: sizes, dtypes and strides of what the above return, for torch.compile. What is refused
 // for its sizes is refused when it runs; here sizes may be symbolic.
 
-ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const at::Tensor& /*value*/,
+/// One tensor without memory sends the call here, whatever the others are: these must have none, either.
+void check_fake(const char* name, const OptionalTensor& tensor) {
+  TORCH_CHECK(!tensor || tensor->is_meta(), "entmax_attention: ", name, ": on ", tensor->device(),
+              ", where others are on the meta device");
+}
+
+ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                            double /*alpha*/, std::optional<double> /*scale*/, bool /*causal*/,
-                           const OptionalTensor& /*alibi_slopes*/, const OptionalTensor& cu_seqlens_q,
-                           const OptionalTensor& /*cu_seqlens_k*/, std::string_view implementation,
+                           const OptionalTensor& alibi_slopes, const OptionalTensor& cu_seqlens_q,
+                           const OptionalTensor& cu_seqlens_k, std::string_view implementation,
                            bool with_statistics, bool for_backward) {
   wants_reference(implementation);
+  check_fake("query", query);
+  check_fake("key", key);
+  check_fake("value", value);
+  check_fake("alibi_slopes", alibi_slopes);
+  check_fake("cu_seqlens_q", cu_seqlens_q);
+  check_fake("cu_seqlens_k", cu_seqlens_k);
   TORCH_CHECK(query.dim() == 4 && key.dim() == 4, "entmax_attention: query, key: expected 4 dimensions, got ",
               query.dim(), " and ", key.dim());
   const at::TensorOptions options = query.options();

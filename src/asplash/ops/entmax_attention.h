@@ -32,7 +32,7 @@ constexpr int64_t kEntmaxStatistics = 8;
 constexpr int64_t kEntmaxSupport = 96;
 
 struct EntmaxOptions {
-  double alpha = 1.5;           ///< in (1, 2]; 2 is sparsemax, towards 1 softmax is approached
+  double alpha = 1.5;           ///< in (1, 2]; 2 is sparsemax, towards 1 softmax (docs/python.md: rounding)
   std::optional<double> scale;  ///< factor of query . key; default 1/sqrt(head_dim)
   bool causal = true;           ///< aligned at the end: query i sees keys j <= i + (k_tokens - q_tokens)
   EntmaxImplementation implementation = EntmaxImplementation::automatic;

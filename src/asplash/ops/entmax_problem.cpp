@@ -1,5 +1,7 @@
 #include "asplash/ops/entmax_problem.h"
 
+#include <iomanip>
+
 namespace asplash::ops {
 namespace {
 
@@ -135,8 +137,8 @@ at::Tensor as_heads_like(const at::Tensor& like, const at::Tensor& numbers) {
 
 void check_entmax_arguments(const EntmaxArguments& arguments) {
   check_shapes(arguments.query, arguments.key, arguments.value);
-  TORCH_CHECK(arguments.alpha > 1 && arguments.alpha <= 2, "entmax_attention: alpha: ", arguments.alpha,
-              " is outside (1, 2]; softmax (alpha 1) is scaled_dot_product_attention");
+  TORCH_CHECK(arguments.alpha > 1 && arguments.alpha <= 2, "entmax_attention: alpha: ", std::setprecision(10),
+              arguments.alpha, " is outside (1, 2]; softmax (alpha 1) is scaled_dot_product_attention");
   const double scale = entmax_scale(arguments);
   TORCH_CHECK(std::isfinite(scale), "entmax_attention: scale: ", scale, " must be finite");
   if (arguments.alibi_slopes) check_slopes(*arguments.alibi_slopes, arguments.query);
