@@ -129,7 +129,7 @@ class RowStages {
   int slots_before_ = 0;  ///< those of the stage's rows before its row tile; negative: rows before the stage
   int next_pair_ = 0, end_ = 0;
   // Of the lane's row tile:
-  PlaceOfPairs place_of_pairs_ = {};
+  PackedRange place_of_pairs_ = {};
   int pairs_end_ = 0;                   ///< pairs up to its end
   int own_rows_ = 0, rows_before_ = 0;  ///< rows with pairs, and those before it
 };
@@ -305,8 +305,7 @@ __global__ void __launch_bounds__(kPairThreads, (PairKeys<T, head_dim>::kBlocks)
   KeySums<Layout::kChunk> sums = {};
   block.clear_weights(0);
   block.clear_weights(1);
-  wait_for_kernels_before();
-  let_next_kernel_begin();
+  wait_and_let_next_kernel_begin();
   stages.next();
   __syncthreads();
   int count = stages.rows(), member = stages.member();

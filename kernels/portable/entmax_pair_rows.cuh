@@ -79,7 +79,7 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
     uint32_t entries[kAhead][2];  // 0: none
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const SupportOfRow row{__shfl_sync(0xFFFFFFFFU, own_row, begin + i)};
+      const PackedRange row{__shfl_sync(0xFFFFFFFFU, own_row, begin + i)};
 #pragma unroll
       for (int j = 0; j < 2; ++j)
         entries[i][j] = j * 32 + lane < row.count() ? block.support.entries[row.first() + j * 32 + lane] : 0;
@@ -90,7 +90,7 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
 #pragma unroll
       for (int j = 0; j < 2; ++j)
         if (entries[i][j] != 0) count_entry(number, entries[i][j]);
-      const SupportOfRow row{__shfl_sync(0xFFFFFFFFU, own_row, begin + i)};
+      const PackedRange row{__shfl_sync(0xFFFFFFFFU, own_row, begin + i)};
 #pragma unroll 1
       for (int at = 64 + lane; at < row.count(); at += 32)
         count_entry(number, block.support.entries[row.first() + at]);
@@ -114,7 +114,7 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
     }
     __syncthreads();
     if (tile >= tiles) continue;
-    segments_of(block.launch, head, tile)[row_tile] = {PlaceOfPairs::of(first, unit.next), unit.rows};
+    segments_of(block.launch, head, tile)[row_tile] = {PackedRange::of(first, unit.next), unit.rows};
     units[tile].next = first;
   }
   __syncthreads();
@@ -122,7 +122,7 @@ __device__ inline void place_pairs(const PairRowsBlock<T, head_dim>& block, uint
 
 /// The row's support into shared memory.
 template <typename T, int head_dim>
-__device__ inline void load_support(const PairRowsBlock<T, head_dim>& block, SupportOfRow row) {
+__device__ inline void load_support(const PairRowsBlock<T, head_dim>& block, PackedRange row) {
   const int lane = threadIdx.x % 32, count = row.count();
   uint32_t* entries = block.entries();
 #pragma unroll 1
@@ -236,7 +236,7 @@ __device__ inline void write_grad_query(const PairRowsBlock<T, head_dim>& block,
 /// One row, by the warp.
 template <typename T, int head_dim>
 __device__ inline void take_row_of_pairs(const PairRowsBlock<T, head_dim>& block, int row,
-                                         SupportOfRow support, float tau) {
+                                         PackedRange support, float tau) {
   using Layout = PairRows<T, head_dim>;
   float sums[8];
   const int count = support.count();
@@ -280,8 +280,7 @@ __global__ void __launch_bounds__(kRowThreads, (PairRows<T, head_dim>::kBlocks))
   const RowPlace& place = *reinterpret_cast<const RowPlace*>(place_memory);
   const EntmaxAttentionParams& p = launch.params;
   const auto [row_tile, head] = row_place(launch, order);
-  wait_for_kernels_before();
-  let_next_kernel_begin();
+  wait_and_let_next_kernel_begin();
   if (threadIdx.x == 0) {
     new (place_memory) RowPlace(place_of_listed(launch, row_tile, head, kTile));
     keys = RowSource::of<T>(p.key, place.batch, place.kv_head, place.document.k_begin, 0);
@@ -306,7 +305,7 @@ __global__ void __launch_bounds__(kRowThreads, (PairRows<T, head_dim>::kBlocks))
   place_pairs(block, own_row, row_tile, head);
 #pragma unroll 1
   for (int i = 0; i * kRowWarps + warp < place.rows; ++i)
-    take_row_of_pairs(block, i * kRowWarps + warp, SupportOfRow{__shfl_sync(0xFFFFFFFFU, own_row, i)},
+    take_row_of_pairs(block, i * kRowWarps + warp, PackedRange{__shfl_sync(0xFFFFFFFFU, own_row, i)},
                       __shfl_sync(0xFFFFFFFFU, own_tau, i));
 }
 

@@ -59,19 +59,9 @@ inline int paired_kv_heads(const EntmaxAttentionShape& s) {
   return static_cast<int>(std::min(int64_t{s.batch} * s.kv_heads, std::max<int64_t>(kListedRows / rows, 1)));
 }
 
-/// Where a row tile's pairs with a key tile are among those of the row tile.
-struct PlaceOfPairs {
-  uint32_t word;
-
-  static __device__ PlaceOfPairs of(int first, int count) {
-    return {static_cast<uint32_t>(first) | static_cast<uint32_t>(count) << 16};
-  }
-  __device__ int first() const { return static_cast<int>(word & 0xFFFF); }
-  __device__ int count() const { return static_cast<int>(word >> 16); }
-};
-/// A row tile's pairs with a key tile, and the rows they have (bits).
+/// A row tile's pairs with a key tile among those of the row tile, and the rows they have (bits).
 struct __align__(16) Segment {
-  PlaceOfPairs place;
+  PackedRange place;
   uint64_t rows;
 };
 /// Of all row tiles with a key tile; `head`: from first_head on.

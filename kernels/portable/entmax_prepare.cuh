@@ -169,8 +169,7 @@ __device__ inline void take_rows(const Launch& launch, int block, int head, int 
 template <typename T, int head_dim>
 __global__ void __launch_bounds__(kThreads) key_facts_kernel(const __grid_constant__ Launch launch) {
   const EntmaxAttentionParams& p = launch.params;
-  wait_for_kernels_before();
-  let_next_kernel_begin();
+  wait_and_let_next_kernel_begin();
   if (p.support != nullptr && blockIdx.x == 0) {
     const int group = p.shape.heads / p.shape.kv_heads;
     for (int member = threadIdx.x; member < group; member += kThreads)

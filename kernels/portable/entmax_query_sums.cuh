@@ -47,6 +47,7 @@ struct PairOfSums {
 __device__ inline void add_to(uint64_t sum, unsigned long long x) {
   asm volatile("red.global.add.u64 [%0], %1;" ::"l"(sum), "l"(x));
 }
+
 /// dQ sums of a stage on their way from fragments, whose eight rows would be as many requests, to whole lines
 /// of one row. Rows are 32 bytes apart in the banks, so that the four that are written at once do not meet.
 template <int columns>

@@ -244,8 +244,7 @@ __device__ void load_queries(Block& block, typename Block::Rows& state) {
       token_pointer<T>(query, place.batch, place.head, place.document.q_begin + place.row0),
       query.token_stride, place.rows);
   commit_copies();
-  wait_for_kernels_before();
-  let_next_kernel_begin();
+  wait_and_let_next_kernel_begin();
   float key_norm = 0;
   for (int tile = threadIdx.x % 32; tile < place.key_tiles; tile += 32)
     key_norm = fmaxf(key_norm, block.launch.key_facts[place.facts_at + tile].key_norm);

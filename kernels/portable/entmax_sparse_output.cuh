@@ -145,8 +145,7 @@ __device__ inline uint32_t* take_room(const SparseBlock<T, head_dim>& block, int
   if (threadIdx.x % 32 == 0) {
     state.taken[warp] += count;
     if (fits)
-      state.support.rows[row] =
-          SupportOfRow::of(static_cast<uint32_t>(first), static_cast<uint32_t>(count)).word;
+      state.support.rows[row] = PackedRange::of(first, count).word;
     else
       state.lost = true;
   }
@@ -386,8 +385,7 @@ __global__ void __launch_bounds__(kRowThreads, (SparseOutput<T, head_dim>::kBloc
   if (threadIdx.x < kRowWarps) state.taken[threadIdx.x] = 0;
   if (threadIdx.x < EntmaxStatistics::kCounters) state.counters[threadIdx.x] = 0;
   __syncthreads();
-  wait_for_kernels_before();
-  let_next_kernel_begin();
+  wait_and_let_next_kernel_begin();
   if (place.rows == 0 || !rows_are_listed(launch, place)) return;
   const SparseBlock<T, head_dim> block{launch, place, state, shared};
   for (int tile = threadIdx.x; tile < place.key_tiles; tile += kRowThreads) block.row_bits()[tile] = {0, 0};

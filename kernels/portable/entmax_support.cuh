@@ -5,7 +5,7 @@
 /// The support: what the forward keeps of each row for the backward, its keys with weight and their
 /// u = z - tau. (z, tau: entmax_attention.h.)
 ///
-/// A row has one word (SupportOfRow) and room for support_of_row() entries, which the rows of a row tile that
+/// A row has one word (PackedRange) and room for support_of_row() entries, which the rows of a row tile that
 /// a warp of the forward takes share. If that is too little, a row has more than kSupportOfOneRow, its rows
 /// have no lists or its document more than kMaximalKeys, the row tile is lost: left to the kernels that take
 /// whole tiles (entmax_backward.cuh). So are all of a head where tiles cost less (pairs_of_row), unless a
@@ -34,11 +34,14 @@ struct SupportEntry {
 constexpr float kMaximalSupportExponent = 32;
 static_assert(kMaximalKeys == 65536);
 
-/// Where a row's entries are in its row tile's.
-struct SupportOfRow {
+/// A range of what a row tile has, 16 bits for where it begins and how long it is: a row's entries, or the
+/// pairs with a key tile (entmax_pairs.cuh).
+struct PackedRange {
   uint32_t word;
 
-  static __device__ SupportOfRow of(uint32_t first, uint32_t count) { return {first | count << 16}; }
+  static __device__ PackedRange of(int first, int count) {
+    return {static_cast<uint32_t>(first) | static_cast<uint32_t>(count) << 16};
+  }
   __device__ int first() const { return static_cast<int>(word & 0xFFFF); }
   __device__ int count() const { return static_cast<int>(word >> 16); }
 };
@@ -47,7 +50,7 @@ constexpr uint32_t kNoSupport = 0xFFFFFFFF;  ///< in a row's place: its row tile
 
 /// A row tile's support.
 struct SupportTile {
-  uint32_t* rows;     ///< SupportOfRow
+  uint32_t* rows;     ///< PackedRange
   uint32_t* entries;  ///< as many as its rows have room for
 };
 /// token: the row tile's first.
@@ -63,10 +66,10 @@ struct SupportOfHead {
   uint32_t rows_of_tiles;  ///< their row bits that are set: rows that may have weight in a key tile
   uint32_t without_mean;   ///< row tiles, not lost, of which some row has no mean, or is broken
 };
-constexpr int kWordsOfHead = sizeof(SupportOfHead) / sizeof(uint32_t);
+static_assert(sizeof(SupportOfHead) == kSupportWordsOfHead * sizeof(uint32_t));
 __device__ inline SupportOfHead& support_of_head(const EntmaxAttentionParams& p, int64_t head_index) {
   return *reinterpret_cast<SupportOfHead*>(p.support + (head_index + 1) * p.shape.support_words() -
-                                           kWordsOfHead);
+                                           kSupportWordsOfHead);
 }
 /// By a block, for a row tile of `rows` rows.
 __device__ inline void lose_support(SupportTile tile, int rows, const EntmaxAttentionParams& p,

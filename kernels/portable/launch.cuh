@@ -73,6 +73,11 @@ __device__ inline void let_next_kernel_begin() {
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
 }
+/// What the next kernel may then read without waiting is complete.
+__device__ inline void wait_and_let_next_kernel_begin() {
+  wait_for_kernels_before();
+  let_next_kernel_begin();
+}
 /// Of a block that has nothing to do, without waiting. One waits for all, since this kernel's end is taken
 /// for that of the kernels before it.
 __device__ inline void leave_without_work() {

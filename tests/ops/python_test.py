@@ -130,6 +130,9 @@ class PythonTest(unittest.TestCase):
                            ("key", lambda: attend(query.to("meta"), key, value.to("meta")))):
             with self.assertRaisesRegex(RuntimeError, f"{name}: on {DEVICE}.*meta"):
                 call()
+        out, *saved, _ = ops.entmax_attention_forward(query, key, value)
+        with self.assertRaisesRegex(RuntimeError, f"grad_out: on {DEVICE}.*meta"):
+            ops.entmax_attention_backward(torch.ones_like(out), query, key, value.to("meta"), *saved)
 
     def assert_compiles(self, backend):
         def block(query, key, value, slopes):

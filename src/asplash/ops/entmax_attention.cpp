@@ -7,6 +7,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <initializer_list>
+#include <utility>
+
 #include "asplash/ops/entmax_problem.h"
 #ifdef ASPLASH_HAVE_CUDA
 #include "asplash/ops/entmax_attention_kernels.h"
@@ -200,9 +203,11 @@ BackwardResult backward(const at::Tensor& grad_out, const at::Tensor& query, con
 // for its sizes is refused when it runs; here sizes may be symbolic.
 
 /// One tensor without memory sends the call here, whatever the others are: these must have none, either.
-void check_fake(const char* name, const OptionalTensor& tensor) {
-  TORCH_CHECK(!tensor || tensor->is_meta(), "entmax_attention: ", name, ": on ", tensor->device(),
-              ", where others are on the meta device");
+void check_fake(std::initializer_list<std::pair<const char*, OptionalTensor>> tensors) {
+  for (const auto& [name, tensor] : tensors) {
+    TORCH_CHECK(!tensor || tensor->is_meta(), "entmax_attention: ", name, ": on ", tensor->device(),
+                ", where others are on the meta device");
+  }
 }
 
 ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
@@ -211,12 +216,12 @@ ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const
                            const OptionalTensor& cu_seqlens_k, std::string_view implementation,
                            bool with_statistics, bool for_backward) {
   wants_reference(implementation);
-  check_fake("query", query);
-  check_fake("key", key);
-  check_fake("value", value);
-  check_fake("alibi_slopes", alibi_slopes);
-  check_fake("cu_seqlens_q", cu_seqlens_q);
-  check_fake("cu_seqlens_k", cu_seqlens_k);
+  check_fake({{"query", query},
+              {"key", key},
+              {"value", value},
+              {"alibi_slopes", alibi_slopes},
+              {"cu_seqlens_q", cu_seqlens_q},
+              {"cu_seqlens_k", cu_seqlens_k}});
   TORCH_CHECK(query.dim() == 4 && key.dim() == 4, "entmax_attention: query, key: expected 4 dimensions, got ",
               query.dim(), " and ", key.dim());
   const at::TensorOptions options = query.options();
@@ -246,7 +251,7 @@ ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const
     const auto at_most = [&](int64_t limit) { return (limit / begun).min(1); };  // 1 if begun <= limit
     const c10::SymInt row_bytes = 1 + at_most(4) + 2 * at_most(2) + 4 * at_most(1);
     words = (words + 1) / 2 * 2 + (key_tiles * row_bytes + 7) / 8 * 2;
-    support_words = q_tokens * (1 + k_tokens.min(kEntmaxSupport)) + 4;
+    support_words = q_tokens * (1 + k_tokens.min(kEntmaxSupport)) + kEntmaxSupportOfHead;
   }
   return {out,
           tau,
@@ -257,13 +262,25 @@ ForwardResult forward_meta(const at::Tensor& query, const at::Tensor& key, const
           statistics};
 }
 
-BackwardResult backward_meta(const at::Tensor& /*grad_out*/, const at::Tensor& query, const at::Tensor& key,
-                             const at::Tensor& value, const at::Tensor& /*tau*/,
-                             const at::Tensor& /*mean_value*/, const at::Tensor& /*weight_sum*/,
-                             const at::Tensor& /*tile_mask*/, const at::Tensor& /*support*/, double /*alpha*/,
-                             std::optional<double> /*scale*/, bool /*causal*/,
-                             const OptionalTensor& /*alibi_slopes*/, const OptionalTensor& /*cu_seqlens_q*/,
-                             const OptionalTensor& /*cu_seqlens_k*/, std::string_view /*implementation*/) {
+BackwardResult backward_meta(const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
+                             const at::Tensor& value, const at::Tensor& tau, const at::Tensor& mean_value,
+                             const at::Tensor& weight_sum, const at::Tensor& tile_mask,
+                             const at::Tensor& support, double /*alpha*/, std::optional<double> /*scale*/,
+                             bool /*causal*/, const OptionalTensor& alibi_slopes,
+                             const OptionalTensor& cu_seqlens_q, const OptionalTensor& cu_seqlens_k,
+                             std::string_view /*implementation*/) {
+  check_fake({{"grad_out", grad_out},
+              {"query", query},
+              {"key", key},
+              {"value", value},
+              {"tau", tau},
+              {"mean_value", mean_value},
+              {"weight_sum", weight_sum},
+              {"tile_mask", tile_mask},
+              {"support", support},
+              {"alibi_slopes", alibi_slopes},
+              {"cu_seqlens_q", cu_seqlens_q},
+              {"cu_seqlens_k", cu_seqlens_k}});
   return {empty_heads_like(query), empty_heads_like(key), empty_heads_like(value)};
 }
 

@@ -30,6 +30,8 @@ constexpr int64_t kEntmaxStatistics = 8;
 /// Keys with weight of a row that the CUDA kernels keep for their backward, in the mean; 4 bytes each, 16-bit
 /// types only.
 constexpr int64_t kEntmaxSupport = 96;
+/// And words of a head besides.
+constexpr int64_t kEntmaxSupportOfHead = 4;
 
 struct EntmaxOptions {
   double alpha = 1.5;           ///< in (1, 2]; 2 is sparsemax, towards 1 softmax (docs/python.md: rounding)

@@ -21,6 +21,7 @@ using kernels::EntmaxStatistics;
 
 static_assert(EntmaxStatistics::kCounters == kEntmaxStatistics);
 static_assert(kernels::kSupportOfRow == kEntmaxSupport);
+static_assert(kernels::kSupportWordsOfHead == kEntmaxSupportOfHead);
 
 constexpr int64_t kAlignment = 16;  ///< bytes, of pointers and strides
 

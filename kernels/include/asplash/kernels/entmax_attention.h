@@ -39,6 +39,8 @@ constexpr int kTile = 64;
 /// of its row tile, and no more than 256 in one row. Row tiles with more, and those whose lists the forward
 /// lost, go by whole tiles.
 constexpr int kSupportOfRow = 96;
+/// What the support has of a head besides.
+constexpr int kSupportWordsOfHead = 4;
 
 struct EntmaxAttentionShape {
   ElementType type = ElementType::bf16;
@@ -77,9 +79,9 @@ struct EntmaxAttentionShape {
   constexpr int support_of_row() const {
     return type == ElementType::fp32 ? 0 : k_tokens < kSupportOfRow ? k_tokens : kSupportOfRow;
   }
-  /// Of a (batch, head): a word a row, a word for each of those keys, and four for the head.
+  /// Of a (batch, head): a word a row, a word for each of those keys, and kSupportWordsOfHead.
   constexpr int64_t support_words() const {
-    return type == ElementType::fp32 ? 0 : int64_t{q_tokens} * (1 + support_of_row()) + 4;
+    return type == ElementType::fp32 ? 0 : int64_t{q_tokens} * (1 + support_of_row()) + kSupportWordsOfHead;
   }
   constexpr int64_t support_size() const { return int64_t{batch} * heads * support_words(); }
   /// Key tiles of one document, at most.
